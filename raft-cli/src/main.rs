@@ -1,0 +1,2 @@
+//! To be filled in: see docs/architecture.md.
+fn main() {}

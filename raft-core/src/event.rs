@@ -1,0 +1,284 @@
+//! What the protocol is told, what it answers, and what it shows of itself.
+//!
+//! [`Event`] in, [`Effect`] out, nothing else: a trace of events is a complete bug report. Every effect
+//! is safe to carry out the moment it is handed over; whatever has to wait for the disk is withheld
+//! by the core itself until [`Event::Persisted`].
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Membership;
+use crate::log_store::Batch;
+use crate::message::Envelope;
+use crate::snapshot::SnapshotMeta;
+use crate::transport::SnapshotOutcome;
+use crate::types::{Index, LogId, NodeId, Term};
+
+/// Chosen by the caller to recognise the answer to a request. Never reused within a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ticket(pub u64);
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A tick of the node's clock.
+    Tick,
+    /// A message arrived.
+    Received(Envelope),
+    /// A client wants `commands` replicated, in order; each has a ticket. They are taken or refused
+    /// one by one, but appended together.
+    Proposed(Vec<(Ticket, Bytes)>),
+    /// A client wants to read what every acknowledged write has reached (dissertation 6.4).
+    ReadRequested(Ticket),
+    /// The membership is to become something else (§6).
+    ChangeRequested(Ticket, Change),
+    /// Leadership is to go to this node (dissertation 3.10).
+    TransferRequested(Ticket, NodeId),
+    /// Everything up to batch `seq` is durable.
+    Persisted {
+        /// That of the last durable [`Batch`].
+        seq: u64,
+    },
+    /// The state machine has applied everything up to here.
+    Applied {
+        /// Inclusive.
+        through: Index,
+    },
+    /// The log was cut: entries up to and including the base are gone.
+    Compacted(SnapshotMeta),
+    /// What became of a snapshot that [`Effect::SendSnapshot`] asked for, and what it stood for.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// The last entry in it.
+        last: LogId,
+        /// Whether it arrived.
+        outcome: SnapshotOutcome,
+    },
+    /// The state machine has installed the snapshot of [`Effect::InstallSnapshot`].
+    SnapshotInstalled(SnapshotMeta),
+    /// Messages to this node may have been lost.
+    Unreachable(NodeId),
+}
+
+/// Something is to be done. In any order, at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Make this durable, then say [`Event::Persisted`]. Batches are written in the order of `seq`.
+    Persist(Batch),
+    /// Hand this to the transport.
+    Send(Envelope),
+    /// Send an append of the entries in `span`, which are in memory or on disk. Fewer may be sent if
+    /// they come to more bytes than one message may have; the core is told nothing: what was not
+    /// sent is missed by the follower, and sent then. See [`Span`].
+    Replicate(Span),
+    /// Send a snapshot of the state machine to `to`; the log no longer has what it needs.
+    SendSnapshot {
+        /// The follower that is too far behind.
+        to: NodeId,
+        /// The term in whose name it is sent.
+        term: Term,
+    },
+    /// Hand the snapshot that arrived with this head to the state machine, then say
+    /// [`Event::SnapshotInstalled`].
+    InstallSnapshot(SnapshotMeta),
+    /// The snapshot that arrived with this head is of no use: drop it.
+    DropSnapshot(SnapshotMeta),
+    /// Everything up to here is committed: apply it, then say [`Event::Applied`].
+    Apply {
+        /// Inclusive.
+        through: Index,
+    },
+    /// A proposal or change was appended. It is done once `id` is applied; if another entry is
+    /// applied at that index, it is void.
+    Appended {
+        /// That of the request.
+        ticket: Ticket,
+        /// Where it stands.
+        id: LogId,
+    },
+    /// A read may be served once `index` is applied.
+    ReadReady {
+        /// That of the request.
+        ticket: Ticket,
+        /// What must be applied first.
+        index: Index,
+    },
+    /// Leadership has gone to the node that was asked for.
+    Transferred(Ticket),
+    /// A request is refused. It has had and will have no effect.
+    Refuse {
+        /// That of the request.
+        ticket: Ticket,
+        /// Why.
+        why: Refusal,
+    },
+    /// The configuration in force is another one, because it was appended, truncated or installed.
+    MembershipChanged(Membership),
+    /// Role, term or known leader are others than before.
+    RoleChanged(Status),
+}
+
+/// Entries that a follower is to be sent. An append without its payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The follower.
+    pub to: NodeId,
+    /// The leader's term.
+    pub term: Term,
+    /// The entry before the first.
+    pub prev: LogId,
+    /// The last entry, inclusive; at `prev` if there are none.
+    pub through: Index,
+    /// The leader's commit index.
+    pub commit: Index,
+}
+
+/// A wish for another membership, for example "add these learners, remove that voter".
+///
+/// Several changes at once, or the replacement of voters, go through a joint configuration (§6).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What is to be different, in order.
+    pub steps: Vec<ChangeStep>,
+    /// Refuse the change if the configuration in force was not appended at this index.
+    pub expected_at: Option<Index>,
+}
+
+/// One step of a [`Change`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeStep {
+    /// This node shall vote. If it is new, its address must be given.
+    AddVoter(NodeId, Option<String>),
+    /// This node shall be sent the log without being counted. A voter is demoted.
+    AddLearner(NodeId, Option<String>),
+    /// This node shall not take part any more.
+    Remove(NodeId),
+    /// This node is to be found elsewhere.
+    SetAddress(NodeId, String),
+}
+
+/// Why a request was refused. It has had no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// This node does not lead. Ask the one that does.
+    #[error("this node does not lead in term {term}")]
+    NotLeader {
+        /// The leader, if one is known.
+        leader: Option<NodeId>,
+        /// The term for which that is true; an older hint is worth less than a newer one.
+        term: Term,
+    },
+    /// Too much is waiting to be committed. Try again in a moment.
+    #[error("{waiting_bytes} bytes of proposals are not yet committed; try again in a moment")]
+    Busy {
+        /// How much.
+        waiting_bytes: usize,
+    },
+    /// Leadership is being handed over. Try again in a moment, at the new leader.
+    #[error("leadership is being handed over to node {to}")]
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
+    /// A change of membership is under way since this index. Wait for it, then try again.
+    #[error("a change of membership is pending since index {since}")]
+    ChangePending {
+        /// Where it was appended.
+        since: Index,
+    },
+    /// The leader has not committed an entry of its own term yet (rules M2, R1). Try again in a moment.
+    #[error("the new leader has not committed an entry of its own term yet")]
+    NotReady,
+    /// The configuration is not the one the change was made for. Look at it again.
+    #[error("the membership was changed at index {found}, not at {expected}")]
+    MembershipMoved {
+        /// Where the configuration in force was appended.
+        found: Index,
+        /// Where the request thought it was.
+        expected: Index,
+    },
+    /// The change or transfer makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Leadership was lost, or the transfer took longer than an election timeout.
+    #[error("it did not happen in time")]
+    TimedOut,
+}
+
+/// What a node is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleName {
+    /// It follows a leader, or waits for one.
+    Follower,
+    /// It asks whether it might campaign. Shown to operators as a candidate.
+    PreCandidate,
+    /// It campaigns.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// It follows, and is not counted.
+    Learner,
+}
+
+/// What a node shows of its part in the protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who it is.
+    pub id: NodeId,
+    /// What it is doing.
+    pub role: RoleName,
+    /// Its term, and whom it voted for in it.
+    pub term: Term,
+    /// See `term`.
+    pub vote: Option<NodeId>,
+    /// The leader of that term, if it knows one.
+    pub leader: Option<NodeId>,
+    /// The start of its log: everything up to here is only in the state machine.
+    pub base: LogId,
+    /// The last entry of its log.
+    pub last: LogId,
+    /// The last entry of its log that is durable.
+    pub persisted: Index,
+    /// The last entry it knows to be committed.
+    pub commit: Index,
+    /// The last entry its state machine has applied.
+    pub applied: Index,
+    /// The configuration in force, and where it was appended.
+    pub membership: Membership,
+    /// See `membership`.
+    pub membership_at: LogId,
+    /// What a leader knows of the others. Empty elsewhere.
+    pub followers: Vec<FollowerStatus>,
+    /// Messages that were dropped because they made no sense.
+    pub dropped: u64,
+}
+
+/// What a leader knows of another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerStatus {
+    /// Who.
+    pub id: NodeId,
+    /// The last entry known to be on its disk.
+    pub matched: Index,
+    /// The next entry to be sent.
+    pub next: Index,
+    /// Whether it was heard from within the last election timeout.
+    pub active: bool,
+    /// How it is being brought up to date.
+    pub mode: ReplicationMode,
+}
+
+/// How a leader brings a follower up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicationMode {
+    /// One append at a time, until it is known where the logs agree.
+    Probe,
+    /// Pipelined.
+    Replicate,
+    /// A snapshot is on its way.
+    Snapshot,
+}
