@@ -11,7 +11,7 @@ use crate::entry::Membership;
 use crate::log_store::Batch;
 use crate::message::Envelope;
 use crate::snapshot::SnapshotMeta;
-use crate::transport::SnapshotOutcome;
+use crate::transport::{Sent, SnapshotOutcome};
 use crate::types::{Index, LogId, NodeId, Term};
 
 /// Chosen by the caller to recognise the answer to a request. Never reused within a run.
@@ -34,6 +34,18 @@ pub enum Event {
     ChangeRequested(Ticket, Change),
     /// Leadership is to go to this node (dissertation 3.10).
     TransferRequested(Ticket, NodeId),
+    /// What became of a [`Effect::Replicate`]: reported once each, in any order.
+    Replicated {
+        /// The span that was to be sent.
+        span: Span,
+        /// The last entry that was sent: at most the end of the span, and before its start if
+        /// nothing was.
+        through: Index,
+        /// The bytes of the entries that were sent.
+        bytes: usize,
+        /// What the transport said.
+        sent: Sent,
+    },
     /// Everything up to batch `seq` is durable.
     Persisted {
         /// That of the last durable [`Batch`].
@@ -68,9 +80,10 @@ pub enum Effect {
     Persist(Batch),
     /// Hand this to the transport.
     Send(Envelope),
-    /// Send an append of the entries in `span`, which are in memory or on disk. Fewer may be sent if
-    /// they come to more bytes than one message may have; the core is told nothing: what was not
-    /// sent is missed by the follower, and sent then. See [`Span`].
+    /// Send an append of the entries in the span, which are in memory or on disk: as many of them as
+    /// one message may hold, at least one. Then say [`Event::Replicated`], which is how the window
+    /// knows bytes without seeing a payload. A span that is not [`crate::Raft::is_current`] any more
+    /// when its entries have been read is to be reported as not sent.
     Replicate(Span),
     /// Send a snapshot of the state machine to `to`; the log no longer has what it needs.
     SendSnapshot {

@@ -15,6 +15,8 @@ mod entry;
 mod event;
 mod log_store;
 mod message;
+mod node;
+mod protocol;
 mod snapshot;
 mod state_machine;
 mod transport;
@@ -28,6 +30,10 @@ pub use event::{
 };
 pub use log_store::{Batch, Installed, LogReader, LogStore, Recovered, StoreError};
 pub use message::{AppendOutcome, Campaign, Envelope, Message, VoteOutcome};
+pub use node::{
+    Committed, Handle, Node, NodeOptions, ReadLevel, RequestError, StartError, StopCause,
+};
+pub use protocol::{Raft, quorum};
 pub use snapshot::{SnapshotFile, SnapshotHeader, SnapshotMeta, SnapshotReader, SnapshotSource};
 pub use state_machine::{Applied, MachineError, StateMachine};
 pub use transport::{Arrival, Inbox, Peers, Sent, SnapshotOutcome, SnapshotTicket, Transport};

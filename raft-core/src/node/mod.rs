@@ -1,0 +1,161 @@
+//! Rings 1 and 2: a node around the protocol.
+//!
+//! [`Node::start`] brings the parts together: a log, a transport, a state machine. The way of a write:
+//! `handle.rs` -> `queue.rs` -> `pump.rs` -> the protocol -> `workers.rs` (log) alongside the transport ->
+//! commit -> `workers.rs` (apply) -> the caller. One pass through each, no going back.
+//!
+//! `pump.rs` and `workers.rs` (ring 1) have no clock and no thread; `threads.rs` (ring 2) has them all.
+
+mod cache;
+mod compaction;
+mod handle;
+mod pump;
+mod queue;
+mod requests;
+mod threads;
+mod workers;
+
+use std::time::Duration;
+
+pub use self::handle::{Committed, Handle, ReadLevel, RequestError, StopCause};
+use crate::config::{Config, ConfigError};
+use crate::log_store::{Batch, Installed, LogStore, Recovered, StoreError};
+use crate::state_machine::{Applied, MachineError, StateMachine};
+use crate::transport::Transport;
+use crate::types::{HardState, Index, LogId, Term};
+
+/// How a node runs: its part in the protocol, its clock, and its bounds.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// Its part in the protocol.
+    pub raft: Config,
+    /// How long a tick lasts.
+    pub tick: Duration,
+    /// Draws the election timeouts. `None` draws it from the system's randomness; only tests that
+    /// want to be repeated give one.
+    pub seed: Option<u64>,
+    /// About so many bytes of the end of the log are kept in memory.
+    pub cache_bytes: usize,
+    /// So many applied entries stay in the log for followers that are behind.
+    pub retain_entries: u64,
+    /// The log is cut once it has so many more than that.
+    pub compact_every: u64,
+    /// So many proposals may wait to be applied; beyond that they are refused as busy.
+    pub max_waiting: usize,
+    /// So many messages from peers may wait; beyond that they are dropped, as a network might.
+    pub inbox_messages: usize,
+    /// So many bytes of messages from peers may wait.
+    pub inbox_bytes: usize,
+    /// So many requests may wait; beyond that they are refused as busy.
+    pub inbox_requests: usize,
+    /// No command may have more bytes.
+    pub max_command_bytes: usize,
+}
+
+impl NodeOptions {
+    /// The defaults around this part in the protocol.
+    pub const fn new(raft: Config) -> Self {
+        Self {
+            raft,
+            tick: Duration::from_millis(10),
+            seed: None,
+            cache_bytes: 64 << 20,
+            retain_entries: 100_000,
+            compact_every: 50_000,
+            max_waiting: 1 << 16,
+            inbox_messages: 1 << 14,
+            inbox_bytes: 64 << 20,
+            inbox_requests: 1 << 16,
+            max_command_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Why a node could not start. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration makes no sense. Change it.
+    #[error("the configuration makes no sense: {0}")]
+    Config(#[from] ConfigError),
+    /// The log cannot be read. See [`StoreError`].
+    #[error(transparent)]
+    Log(#[from] StoreError),
+    /// The state machine cannot be read. See [`MachineError`].
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The state machine lacks entries that the log has forgotten. Replace the node.
+    #[error(
+        "the state machine has applied {applied}, but the log begins only after {base}: data is \
+         missing; replace this node"
+    )]
+    Behind {
+        /// The last entry it applied.
+        applied: LogId,
+        /// The start of the log.
+        base: LogId,
+    },
+    /// The system would not give a thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A node: not a value, but a way to start one.
+#[derive(Clone, Copy, Debug)]
+pub struct Node;
+
+impl Node {
+    /// Starts a node on this log, this transport and this state machine. It runs on threads of its own
+    /// until [`Handle::stop`], or until the disk or the state machine fails.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing was changed then, except that a log that a crash left behind its state
+    /// machine may have been brought up to it.
+    pub fn start(
+        options: NodeOptions,
+        mut log: impl LogStore,
+        net: impl Transport,
+        machine: impl StateMachine,
+    ) -> Result<Handle, StartError> {
+        options.raft.validate()?;
+        let applied = machine.applied();
+        let found = reconcile(&mut log, &applied)?;
+        threads::start(options, Box::new(log), Box::new(net), Box::new(machine), found, &applied)
+    }
+}
+
+/// Brings log and state machine together after a crash.
+///
+/// The machine may be ahead of the log in two ways, both sound: it has installed a snapshot and the log
+/// was not told yet (rule S4), or it has applied entries that a quorum, but not yet our own disk, held.
+/// Either way what it has applied is committed: the log begins after it.
+fn reconcile(log: &mut impl LogStore, applied: &Applied) -> Result<Recovered, StartError> {
+    let found = log.recover()?;
+    let (base, last) = (found.base.last, applied.last);
+    if last.index < base.index {
+        return Err(StartError::Behind { applied: last, base });
+    }
+    if term_in(&found, last.index) == Some(last.term) {
+        return Ok(found);
+    }
+    tracing::warn!(%last, log_last = %found.last, "the state machine is ahead of the log");
+    let meta = applied.to_meta(&found.base);
+    let mut hard = found.hard;
+    if hard.term < last.term {
+        // The vote of an older term is of no use any more.
+        hard = HardState { term: last.term, vote: None };
+    }
+    let snapshot = Some(Installed { meta, keep_tail: false });
+    log.persist(&Batch { hard: Some(hard), snapshot, ..Batch::default() })?;
+    Ok(log.recover()?)
+}
+
+/// The term of the entry at `index` in what was found.
+fn term_in(found: &Recovered, index: Index) -> Option<Term> {
+    if index > found.last {
+        return None;
+    }
+    let run = found.runs.partition_point(|&(_, first)| first <= index);
+    Some(run.checked_sub(1).map_or(found.base.last.term, |run| found.runs[run].0))
+}

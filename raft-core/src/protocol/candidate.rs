@@ -1,0 +1,152 @@
+//! Elections: asking, voting, counting.
+//!
+//! Paper: §5.2, §5.4.1, Figure 2 (`RequestVote`); dissertation 4.2.3, 9.6 (pre-vote), 3.10 (transfer).
+//! Rules upheld here: E1, E2, E3, E7, E9, E10, E11, E12, M3, M6, T2.
+
+use std::collections::BTreeMap;
+
+use super::Raft;
+use super::outbox::Vouches;
+use super::quorum::{self, VoteResult};
+use super::role::{Campaigning, Role};
+use crate::message::{Campaign, Message, VoteOutcome};
+use crate::types::{HardState, LogId, NodeId, Term};
+
+impl Raft {
+    // Asking.
+
+    /// Nothing was heard from a leader for too long.
+    pub(super) fn on_election_timeout(&mut self) {
+        if !self.is_promotable() {
+            // A learner, a node that was removed, or one whose log is being replaced (rule E12).
+            return self.reset_election_timer();
+        }
+        if self.config.pre_vote {
+            self.become_pre_candidate();
+        } else {
+            self.become_candidate(Campaign::Timeout);
+        }
+    }
+
+    /// The leader steps aside for us. No pre-vote: it has told the others nothing yet, and they would
+    /// shield it (rule T2).
+    pub(super) fn on_timeout_now(&mut self, from: NodeId) {
+        if self.role.known_leader() == Some(from) && self.is_promotable() {
+            self.become_candidate(Campaign::Transfer);
+        } else {
+            self.drop_message();
+        }
+    }
+
+    /// Asks whether a campaign would succeed (dissertation 9.6). Neither term nor vote changes here.
+    fn become_pre_candidate(&mut self) {
+        let votes = BTreeMap::from([(self.config.id, true)]);
+        self.forget_forwarded_reads();
+        self.role = Role::PreCandidate(Campaigning { votes });
+        self.reset_election_timer();
+        let ask = Message::PreVote { term: self.hard.term.next(), last: self.log.last() };
+        self.ask_voters(&ask);
+        self.count_pre_votes();
+    }
+
+    /// Campaigns in a new term (§5.2). The requests leave, and our own vote counts, once that term is
+    /// on disk: otherwise a crash could make us campaign twice in one term (rule E2).
+    pub(super) fn become_candidate(&mut self, campaign: Campaign) {
+        assert!(!matches!(self.role, Role::Leader(_)), "a leader cannot campaign");
+        self.forget_forwarded_reads();
+        self.set_hard(HardState { term: self.hard.term.next(), vote: Some(self.config.id) });
+        self.role = Role::Candidate(Campaigning { votes: BTreeMap::new() });
+        self.reset_election_timer();
+        let ask = Message::Vote { last: self.log.last(), campaign };
+        self.ask_voters(&ask);
+    }
+
+    fn ask_voters(&mut self, ask: &Message) {
+        for id in self.members.members() {
+            if self.members.is_voter(id) && !self.is_me(id) {
+                self.send(id, ask.clone(), Vouches::Term);
+            }
+        }
+    }
+
+    // Voting.
+
+    /// "Would you vote for me?" Answered without changing anything. A learner answers too: it may be a
+    /// voter by now and not know it yet (rule E11).
+    pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
+        let outcome = self.judge(term > self.hard.term && last >= self.log.last());
+        self.send(from, Message::PreVoteReply { term, outcome }, Vouches::Term);
+    }
+
+    /// "May I lead?" Granted once per term, to a candidate whose log is at least as up-to-date as ours
+    /// (§5.4.1, rule E3), and again to the same one if the answer was lost.
+    pub(super) fn on_vote(&mut self, from: NodeId, last: LogId) {
+        let free = self.hard.vote.is_none_or(|vote| vote == from);
+        let grant = free && self.leader().is_none() && last >= self.log.last();
+        if grant {
+            if self.hard.vote.is_none() {
+                self.set_hard(HardState { term: self.hard.term, vote: Some(from) });
+            }
+            self.reset_election_timer();
+        }
+        let outcome = self.judge(grant);
+        self.send(from, Message::VoteReply(outcome), Vouches::Term);
+    }
+
+    fn judge(&self, grant: bool) -> VoteOutcome {
+        if grant { VoteOutcome::Granted } else { VoteOutcome::Refused }
+    }
+
+    // Counting.
+
+    /// An answer to our pre-vote. One about another term is late, and one to a campaign is not meant
+    /// (rule E10).
+    pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: Term, outcome: VoteOutcome) {
+        let next = self.hard.term.next();
+        let Role::PreCandidate(campaigning) = &mut self.role else { return };
+        if term == next {
+            campaigning.votes.entry(from).or_insert(outcome == VoteOutcome::Granted);
+            self.count_pre_votes();
+        }
+    }
+
+    fn count_pre_votes(&mut self) {
+        let Role::PreCandidate(campaigning) = &self.role else { return };
+        match quorum::vote(&self.members, |id| campaigning.votes.get(&id).copied()) {
+            VoteResult::Won => self.become_candidate(Campaign::Timeout),
+            // The others have a leader or better logs. Wait for them.
+            VoteResult::Lost => self.become_follower(self.hard.term, None, None),
+            VoteResult::Pending => {}
+        }
+    }
+
+    /// An answer to our campaign, of this term.
+    pub(super) fn on_vote_reply(&mut self, from: NodeId, outcome: VoteOutcome) {
+        let Role::Candidate(campaigning) = &mut self.role else { return };
+        campaigning.votes.entry(from).or_insert(outcome == VoteOutcome::Granted);
+        self.count_votes();
+    }
+
+    /// Our own vote counts once it is on disk (rule E2).
+    pub(super) fn count_own_vote(&mut self) {
+        if !self.outbox.is_term_durable() {
+            return;
+        }
+        let me = self.config.id;
+        let Role::Candidate(campaigning) = &mut self.role else { return };
+        if campaigning.votes.insert(me, true).is_none() {
+            self.count_votes();
+        }
+    }
+
+    /// Only voters of the configuration in force are counted, whoever answers (rules M3, M6).
+    fn count_votes(&mut self) {
+        let Role::Candidate(campaigning) = &self.role else { return };
+        match quorum::vote(&self.members, |id| campaigning.votes.get(&id).copied()) {
+            VoteResult::Won => self.become_leader(),
+            // A quorum has refused: nobody may win this term. Wait for the next.
+            VoteResult::Lost => self.become_follower(self.hard.term, None, None),
+            VoteResult::Pending => {}
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How one configuration follows from another.
+//!
+//! Paper: §6; dissertation 4.1 (simple changes), 4.3 (joint consensus). Rules upheld here: M11, M12
+//! in part. Pure functions from a configuration and a wish to the next configuration or a reason
+//! why not. What is pending, and who may ask, is the leader's business.
+//!
+//! A change of at most one voter is *simple*: any two majorities before and after it overlap. Everything
+//! else goes through a joint configuration, which the leader leaves by itself.
+
+use std::collections::BTreeSet;
+
+use crate::entry::{Membership, PeerInfo};
+use crate::event::{Change, ChangeStep, Refusal};
+use crate::types::NodeId;
+
+/// The configuration to append for `change`: simple if that is safe, joint otherwise.
+pub(crate) fn next(current: &Membership, change: &Change) -> Result<Membership, Refusal> {
+    if current.is_joint() {
+        return Err(invalid("the membership is joint; wait until the change is complete"));
+    }
+    let joint = enter_joint(current, &change.steps, true)?;
+    if joint.voters.symmetric_difference(&joint.outgoing).count() > 1 {
+        return Ok(joint);
+    }
+    Ok(leave_joint(&joint))
+}
+
+/// Enters a joint configuration of `current` and what `steps` make of it. The old half keeps its voters,
+/// so those who stop voting go only when the joint configuration is left.
+pub(crate) fn enter_joint(
+    current: &Membership,
+    steps: &[ChangeStep],
+    auto_leave: bool,
+) -> Result<Membership, Refusal> {
+    let mut next = current.clone();
+    next.outgoing = current.voters.clone();
+    next.auto_leave = auto_leave;
+    for step in steps {
+        apply(&mut next, step)?;
+    }
+    if next.voters.is_empty() {
+        return Err(invalid("the change would leave no voter"));
+    }
+    Ok(next)
+}
+
+/// What is in force once a joint configuration is left: the new half alone.
+pub(crate) fn leave_joint(joint: &Membership) -> Membership {
+    let mut next = joint.clone();
+    next.outgoing = BTreeSet::new();
+    next.learners.append(&mut next.learners_next);
+    next.auto_leave = false;
+    let members = next.members();
+    next.peers.retain(|id, _| members.contains(id));
+    next
+}
+
+fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
+    match step {
+        ChangeStep::AddVoter(id, address) => {
+            learn_address(next, *id, address.as_deref())?;
+            next.learners.remove(id);
+            next.learners_next.remove(id);
+            next.voters.insert(*id);
+        }
+        ChangeStep::AddLearner(id, address) => {
+            learn_address(next, *id, address.as_deref())?;
+            next.voters.remove(id);
+            // While it still votes in the old half it cannot be a learner as well.
+            if next.outgoing.contains(id) {
+                next.learners_next.insert(*id);
+            } else {
+                next.learners.insert(*id);
+            }
+        }
+        ChangeStep::Remove(id) => {
+            next.voters.remove(id);
+            next.learners.remove(id);
+            next.learners_next.remove(id);
+            if !next.outgoing.contains(id) {
+                next.peers.remove(id);
+            }
+        }
+        ChangeStep::SetAddress(id, address) => {
+            if !next.contains(*id) {
+                return Err(invalid(&format!("node {id} is not a member")));
+            }
+            learn_address(next, *id, Some(address))?;
+        }
+    }
+    Ok(())
+}
+
+fn learn_address(next: &mut Membership, id: NodeId, address: Option<&str>) -> Result<(), Refusal> {
+    match address {
+        Some(address) => {
+            next.peers.insert(id, PeerInfo { address: address.to_owned() });
+            Ok(())
+        }
+        None if next.peers.contains_key(&id) => Ok(()),
+        None => Err(invalid(&format!("node {id} is new; say at which address it is"))),
+    }
+}
+
+fn invalid(why: &str) -> Refusal {
+    Refusal::Invalid(why.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    fn of(ids: &[u64]) -> Membership {
+        Membership::of_voters(ids.iter().map(|&id| (node(id), format!("h{id}:1"))))
+    }
+
+    fn add(id: u64) -> ChangeStep {
+        ChangeStep::AddVoter(node(id), Some(format!("h{id}:1")))
+    }
+
+    fn change(steps: Vec<ChangeStep>) -> Change {
+        Change { steps, expected_at: None }
+    }
+
+    #[test]
+    fn one_voter_is_a_simple_change_two_are_joint() {
+        let four = next(&of(&[1, 2, 3]), &change(vec![add(4)])).unwrap();
+        assert_eq!(format!("{four:?}"), "voters={1 2 3 4}");
+        let swap =
+            next(&of(&[1, 2, 3]), &change(vec![add(4), ChangeStep::Remove(node(1))])).unwrap();
+        assert_eq!(format!("{swap:?}"), "voters={2 3 4} outgoing={1 2 3} auto_leave");
+        assert!(swap.peers.contains_key(&node(1)), "the old half still has to be reached");
+        let left = leave_joint(&swap);
+        assert_eq!(left, of(&[2, 3, 4]));
+    }
+
+    #[test]
+    fn a_demoted_voter_is_a_learner_only_after_the_joint_configuration() {
+        let demote = ChangeStep::AddLearner(node(1), None);
+        let joint = next(&of(&[1, 2, 3]), &change(vec![demote, add(4)])).unwrap();
+        assert_eq!(
+            format!("{joint:?}"),
+            "voters={2 3 4} outgoing={1 2 3} learners_next={1} auto_leave"
+        );
+        assert_eq!(format!("{:?}", leave_joint(&joint)), "voters={2 3 4} learners={1}");
+    }
+
+    #[test]
+    fn senseless_changes_are_refused() {
+        let all = change(vec![ChangeStep::Remove(node(1))]);
+        assert!(matches!(next(&of(&[1]), &all), Err(Refusal::Invalid(_))));
+        let unknown = change(vec![ChangeStep::AddVoter(node(9), None)]);
+        assert!(matches!(next(&of(&[1]), &unknown), Err(Refusal::Invalid(_))));
+        let elsewhere = change(vec![ChangeStep::SetAddress(node(9), "x:1".into())]);
+        assert!(matches!(next(&of(&[1]), &elsewhere), Err(Refusal::Invalid(_))));
+    }
+}

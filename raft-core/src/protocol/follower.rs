@@ -1,0 +1,175 @@
+//! What a follower does, and what every role does for a leader that turns up.
+//!
+//! Paper: §5.2, §5.3, Figure 2 (`AppendEntries` receiver), §7 and Figure 13 (`InstallSnapshot` receiver).
+//! Rules upheld here: E4, E5, L3, L4, L5, L6, L9, L10, S1, S5, S7.
+//!
+//! The order in the paper is kept: is the term right (settled before we get here), do the logs agree at
+//! `prev`, delete what conflicts, append what is new, raise the commit index.
+
+use super::Raft;
+use super::outbox::Vouches;
+use super::role::Role;
+use crate::entry::{Entry, Payload};
+use crate::event::Effect;
+use crate::log_store::Installed;
+use crate::message::{AppendOutcome, Message};
+use crate::snapshot::SnapshotMeta;
+use crate::types::{Index, LogId, NodeId};
+
+impl Raft {
+    /// A leader of our own term has spoken. Whoever we were, we follow it now (§5.2).
+    ///
+    /// # Panics
+    ///
+    /// If we lead this term ourselves: a quorum has voted twice, nothing can be trusted any more
+    /// (rule E5).
+    fn follow(&mut self, leader: NodeId) {
+        match &self.role {
+            Role::Leader(_) => panic!(
+                "two leaders in term {}: {:?} and {leader:?}; votes were lost or forged",
+                self.hard.term, self.config.id
+            ),
+            Role::Follower(follower) if follower.leader == Some(leader) => {
+                self.reset_election_timer();
+            }
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.become_follower(self.hard.term, Some(leader), Some(leader));
+            }
+        }
+    }
+
+    /// `AppendEntries` (Figure 2), for a message of our own term.
+    pub(super) fn on_append(
+        &mut self,
+        from: NodeId,
+        prev: LogId,
+        entries: Vec<Entry>,
+        commit: Index,
+    ) {
+        self.follow(from);
+        if self.installing.is_some() {
+            return; // The log is about to be replaced. The leader asks again.
+        }
+        if prev.index < self.commit {
+            // What is committed agrees with every leader; say how far that goes (rule L6).
+            let through = self.commit;
+            return self.reply_matched(from, through);
+        }
+        if !self.log.has(prev) {
+            let hint = self.log.conflict_hint(prev);
+            let outcome = AppendOutcome::Rejected { prev, hint };
+            return self.send(from, Message::AppendReply(outcome), Vouches::Term);
+        }
+
+        // Everything up to here is verified by this message, and nothing beyond it (rule L4).
+        let through = entries.last().map_or(prev.index, |entry| entry.id.index);
+        self.accept(entries);
+        self.commit_to(commit.min(through));
+        self.reply_matched(from, through);
+    }
+
+    /// Appends what is new of `entries`, after voiding what conflicts with it.
+    ///
+    /// Only a real conflict truncates: the message may be old or shorter than the log, and what follows
+    /// an agreeing entry may have been acknowledged (rule L3).
+    fn accept(&mut self, entries: Vec<Entry>) {
+        let known = entries.iter().take_while(|entry| self.log.has(entry.id)).count();
+        let mut new = entries;
+        new.drain(..known);
+        let Some(first) = new.first().map(|entry| entry.id) else { return };
+
+        let mut membership_changed = false;
+        if first.index <= self.log.last().index {
+            assert!(
+                first.index > self.commit,
+                "a leader of term {} overwrites committed entry {} with {first}; commit is {}",
+                self.hard.term,
+                first.index,
+                self.commit
+            );
+            self.log.truncate(first.index);
+            self.outbox.truncate(first.index);
+            membership_changed = self.members.truncate(first.index);
+        }
+        membership_changed |= self.append(new);
+        if membership_changed {
+            self.membership_changed();
+        }
+    }
+
+    /// Appends consecutive entries at the end of the log. Says whether a configuration was among them:
+    /// it is in force from now on (§6).
+    pub(super) fn append(&mut self, entries: Vec<Entry>) -> bool {
+        let mut membership_changed = false;
+        for entry in &entries {
+            self.log.append(entry.id.term, 1);
+            if let Payload::Membership(membership) = &entry.payload {
+                self.members.append(entry.id, membership.clone());
+                membership_changed = true;
+            }
+        }
+        self.outbox.write_entries(entries);
+        membership_changed
+    }
+
+    /// Says that the logs agree up to `through`, as soon as that is on disk (rule L10).
+    fn reply_matched(&mut self, to: NodeId, through: Index) {
+        let outcome = AppendOutcome::Matched { through };
+        self.send(to, Message::AppendReply(outcome), Vouches::Entries);
+    }
+
+    /// A heartbeat of the leader of our term.
+    pub(super) fn on_heartbeat(&mut self, from: NodeId, commit: Index, round: u64) {
+        self.follow(from);
+        if commit > self.log.last().index {
+            // The leader says only what we have acknowledged (rule L5): this one is confused.
+            return self.drop_message();
+        }
+        if self.installing.is_none() {
+            self.commit_to(commit);
+        }
+        self.send(from, Message::HeartbeatReply { round }, Vouches::Term);
+    }
+
+    /// A snapshot has arrived, whole and verified (§7). It may be of an earlier term: what it holds is
+    /// committed all the same (rule S7).
+    pub(super) fn on_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
+        if self.role.known_leader() == Some(from) {
+            self.reset_election_timer();
+        } else if matches!(self.role, Role::Leader(_)) {
+            // We hold everything that is committed (§5.4.3). There is nothing to learn.
+            return self.outbox.effect(Effect::DropSnapshot(meta));
+        }
+        if self.installing.is_some() || meta.last.index <= self.commit {
+            let through = self.commit;
+            self.outbox.effect(Effect::DropSnapshot(meta));
+            return self.reply_matched(from, through);
+        }
+        if self.log.has(meta.last) {
+            // We have its last entry, so all before it is the same, and what follows stays (rule S1).
+            let through = meta.last.index;
+            self.commit_to(through);
+            self.outbox.effect(Effect::DropSnapshot(meta));
+            return self.reply_matched(from, through);
+        }
+        self.installing = Some(meta.clone());
+        self.outbox.effect(Effect::InstallSnapshot(meta));
+    }
+
+    /// The state machine holds the snapshot durably. Now the log may forget (rule S4): all of it, since
+    /// it does not have the snapshot's last entry and so may conflict anywhere (rule S1).
+    pub(super) fn on_snapshot_installed(&mut self, meta: &SnapshotMeta) {
+        if self.installing.take_if(|installing| installing == meta).is_none() {
+            return self.drop_message();
+        }
+        self.log.reset(meta.last);
+        self.members.reset(meta);
+        self.outbox.install(Installed { meta: meta.clone(), keep_tail: false });
+        self.commit = meta.last.index;
+        self.applied = meta.last.index;
+        self.membership_changed();
+        if let Some(leader) = self.role.known_leader() {
+            self.reply_matched(leader, meta.last.index);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What may leave now, and what has to wait for the disk.
+//!
+//! Paper: Figure 2 ("updated on stable storage before responding"); dissertation 3.8, 10.2.1.
+//! Rules upheld here: E1, E2, L10, L11, L12.
+//!
+//! This is why the caller needs no ordering contract: every effect that leaves here is safe to carry
+//! out at once. A message that vouches for something is withheld until the batch that makes
+//! it durable has been reported. All other public cores put that duty on their users, in prose.
+
+use std::collections::VecDeque;
+
+use crate::entry::Entry;
+use crate::event::Effect;
+use crate::log_store::{Batch, Installed};
+use crate::message::Envelope;
+use crate::types::{HardState, Index, Term};
+
+/// More messages than this are not withheld; the oldest are dropped, as a network might. A disk
+/// that stalls must not let a chatty peer fill our memory.
+const WITHHELD_MAX: usize = 4096;
+
+/// What a message vouches for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vouches {
+    /// The sender's term, and its vote in it.
+    Term,
+    /// That, and every entry the log has at this moment.
+    Entries,
+}
+
+/// Collects the effects of one step, and keeps back what is not safe yet.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// What this step wants to be durable.
+    batch: Batch,
+    /// The last batch handed out, and the last reported durable.
+    seq: u64,
+    persisted_seq: u64,
+    /// The last batch that carried a term or vote.
+    hard_seq: u64,
+    /// Where the log ended after each batch that is not durable yet, in order of `seq`.
+    writing: VecDeque<(u64, Index)>,
+    /// The last index that is durable and has not been overwritten since.
+    persisted: Index,
+    /// Messages, and the batch that each waits for.
+    withheld: Vec<(u64, Envelope)>,
+    ready: Vec<Effect>,
+}
+
+impl Outbox {
+    /// For a node whose log was found to end at `last`.
+    pub(crate) fn new(last: Index) -> Self {
+        Self { persisted: last, ..Self::default() }
+    }
+
+    // What is durable.
+
+    /// The last durable index. Our own vote for commitment (rule L10).
+    pub(crate) fn persisted(&self) -> Index {
+        self.persisted
+    }
+
+    /// Whether the current term and vote are durable.
+    pub(crate) fn is_term_durable(&self) -> bool {
+        self.batch.hard.is_none() && self.persisted_seq >= self.hard_seq
+    }
+
+    /// Everything up to batch `seq` is durable. A number that was never handed out is ignored.
+    pub(crate) fn on_persisted(&mut self, seq: u64) {
+        if seq > self.seq {
+            return;
+        }
+        self.persisted_seq = self.persisted_seq.max(seq);
+        while let Some(&(batch, last)) = self.writing.front() {
+            if batch > self.persisted_seq {
+                break;
+            }
+            self.writing.pop_front();
+            self.persisted = last;
+        }
+    }
+
+    // What is to become durable.
+
+    /// The term and vote have changed.
+    pub(crate) fn write_hard(&mut self, hard: HardState) {
+        self.batch.hard = Some(hard);
+        // A message of an older term says nothing that anybody needs; in particular an
+        // acknowledgement must not outlive the term in which it was meant (rule L12).
+        self.withheld.retain(|(_, envelope)| envelope.term >= hard.term);
+    }
+
+    /// Entries were appended at the end of the log.
+    pub(crate) fn write_entries(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        self.batch.entries.extend(entries);
+    }
+
+    /// The entries from `from` on are void. What is being written of them does not become durable
+    /// in our eyes, even when the disk reports it (rule L12).
+    pub(crate) fn truncate(&mut self, from: Index) {
+        assert!(self.batch.entries.is_empty(), "truncation after entries within one step");
+        self.batch.truncate_from = Some(self.batch.truncate_from.map_or(from, |at| at.min(from)));
+        self.persisted = self.persisted.min(from.prev());
+        for (_, last) in &mut self.writing {
+            *last = (*last).min(from.prev());
+        }
+    }
+
+    /// A snapshot has replaced the log.
+    pub(crate) fn install(&mut self, installed: Installed) {
+        let base = installed.meta.last.index;
+        self.batch.snapshot = Some(installed);
+        self.persisted = base;
+        // Older writes are on their way to a log that is gone.
+        for (_, last) in &mut self.writing {
+            *last = base;
+        }
+    }
+
+    // What leaves.
+
+    /// Lets `envelope` leave as soon as what it vouches for is durable.
+    pub(crate) fn send(&mut self, envelope: Envelope, vouches: Vouches) {
+        let after = match vouches {
+            Vouches::Term if self.batch.hard.is_none() => self.hard_seq,
+            Vouches::Entries if self.batch.is_empty() => self.seq,
+            // The batch of this step will get the next number.
+            Vouches::Term | Vouches::Entries => self.seq + 1,
+        };
+        if after <= self.persisted_seq {
+            self.ready.push(Effect::Send(envelope));
+            return;
+        }
+        if self.withheld.len() == WITHHELD_MAX {
+            self.withheld.remove(0);
+        }
+        self.withheld.push((after, envelope));
+    }
+
+    /// An effect that does not depend on the disk.
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.ready.push(effect);
+    }
+
+    /// Ends a step: hands out its batch, and everything that is safe now. `last` is where the log ends.
+    pub(crate) fn drain_ready(&mut self, last: Index, effects: &mut Vec<Effect>) {
+        if !self.batch.is_empty() {
+            self.seq += 1;
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.seq = self.seq;
+            if batch.hard.is_some() {
+                self.hard_seq = self.seq;
+            }
+            self.writing.push_back((self.seq, last));
+            effects.push(Effect::Persist(batch));
+        }
+        effects.append(&mut self.ready);
+        if self.withheld.is_empty() {
+            return;
+        }
+        let persisted = self.persisted_seq;
+        for (_, envelope) in self.withheld.extract_if(.., |(after, _)| *after <= persisted) {
+            effects.push(Effect::Send(envelope));
+        }
+    }
+
+    /// Facts for the invariants: the newest term among what is withheld.
+    pub(crate) fn newest_withheld_term(&self) -> Option<Term> {
+        self.withheld.iter().map(|(_, envelope)| envelope.term).max()
+    }
+}

@@ -1,0 +1,81 @@
+//! The parts a node can play, one type each.
+//!
+//! Paper: §5.1, Figure 4; dissertation 9.6 (pre-candidates). What they do is in `follower.rs`,
+//! `candidate.rs` and `leader.rs`; nothing of one role outlives the change to another.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+use super::progress::Progress;
+use super::reads::Reads;
+use super::transfer::Transfer;
+use crate::event::RoleName;
+use crate::types::{Index, NodeId};
+
+/// The part this node plays.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// It follows a leader, or waits for one.
+    Follower(Follower),
+    /// It asks whether a campaign would succeed, and has changed nothing yet.
+    PreCandidate(Campaigning),
+    /// It campaigns in its own term.
+    Candidate(Campaigning),
+    /// It leads its term.
+    Leader(Box<Leader>),
+}
+
+/// A node that follows.
+#[derive(Debug, Default)]
+pub(super) struct Follower {
+    /// The leader of this term, once it has been heard.
+    pub(super) leader: Option<NodeId>,
+}
+
+/// A node that asks for votes.
+#[derive(Debug)]
+pub(super) struct Campaigning {
+    /// Who has answered, and what. Our own vote is here once it is durable (rule E2).
+    pub(super) votes: BTreeMap<NodeId, bool>,
+}
+
+/// A node that leads.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// The other members.
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// The empty entry that began the term. Nothing may be read or changed before it is committed.
+    pub(super) first: Index,
+    /// Ticks since the last heartbeat.
+    pub(super) heartbeat_elapsed: u32,
+    /// The latest heartbeat round.
+    pub(super) round: u64,
+    /// Reads that wait to be confirmed.
+    pub(super) reads: Reads,
+    /// Leadership is being handed over.
+    pub(super) transfer: Option<Transfer>,
+    /// Index and size of each proposal that is not committed yet, in order.
+    pub(super) uncommitted: VecDeque<(Index, usize)>,
+    /// The sum of those sizes.
+    pub(super) uncommitted_bytes: usize,
+}
+
+impl Role {
+    /// The leader this node knows, other than itself.
+    pub(super) fn known_leader(&self) -> Option<NodeId> {
+        match self {
+            Self::Follower(follower) => follower.leader,
+            Self::PreCandidate(_) | Self::Candidate(_) | Self::Leader(_) => None,
+        }
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> RoleName {
+        match self {
+            Self::Follower(_) => RoleName::Follower,
+            Self::PreCandidate(_) => RoleName::PreCandidate,
+            Self::Candidate(_) => RoleName::Candidate,
+            Self::Leader(_) => RoleName::Leader,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Handing leadership over.
+//!
+//! Dissertation 3.10. Rules upheld here: T1, T2.
+//!
+//! The leader takes no more proposals, brings the target up to date, and tells it to campaign at once. If
+//! that does not happen within an election timeout it goes on leading.
+
+use super::Raft;
+use super::outbox::Vouches;
+use super::role::Role;
+use crate::event::{Effect, Refusal, Ticket};
+use crate::message::Message;
+use crate::types::NodeId;
+
+/// A handing-over that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Transfer {
+    pub(super) ticket: Ticket,
+    pub(super) to: NodeId,
+    /// Ticks since it began.
+    elapsed: u32,
+    /// The target was told to campaign.
+    told: bool,
+}
+
+impl Raft {
+    pub(super) fn on_transfer_requested(&mut self, ticket: Ticket, to: NodeId) {
+        let not_leader = self.not_leader();
+        let Role::Leader(leader) = &mut self.role else {
+            return self.refuse(ticket, not_leader);
+        };
+        if to == self.config.id {
+            return self.outbox.effect(Effect::Transferred(ticket)); // It leads already.
+        }
+        if !self.members.is_voter(to) || !leader.progress.contains_key(&to) {
+            let why = format!("node {to} is not a voter; leadership can go to a voter only");
+            return self.refuse(ticket, Refusal::Invalid(why));
+        }
+        if let Some(pending) = &leader.transfer {
+            let why = Refusal::Transferring { to: pending.to };
+            return self.refuse(ticket, why);
+        }
+        leader.transfer = Some(Transfer { ticket, to, elapsed: 0, told: false });
+        self.maybe_tell_transferee();
+        self.maybe_replicate(to, super::leader::Empty::Skip);
+    }
+
+    /// Tells the target to campaign once it has everything (rule T1).
+    pub(super) fn maybe_tell_transferee(&mut self) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(transfer) = &mut leader.transfer else { return };
+        let to = transfer.to;
+        let caught_up = leader.progress.get(&to).is_some_and(|p| p.matched == last);
+        if caught_up && !transfer.told {
+            transfer.told = true;
+            self.send(to, Message::TimeoutNow, Vouches::Term);
+        }
+    }
+
+    /// A tick of a leader. The target may be dead: after an election timeout it is given up.
+    pub(super) fn tick_transfer(&mut self) {
+        let limit = self.config.election_timeout.0;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(transfer) = &mut leader.transfer else { return };
+        transfer.elapsed += 1;
+        if transfer.elapsed >= limit {
+            let ticket = transfer.ticket;
+            leader.transfer = None;
+            self.refuse(ticket, Refusal::TimedOut);
+        }
+    }
+
+    /// Another configuration is in force: a target that is no voter any more cannot be waited for.
+    pub(super) fn check_transferee(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let gone = leader.transfer.take_if(|transfer| !self.members.is_voter(transfer.to));
+        if let Some(Transfer { ticket, to, .. }) = gone {
+            let why = format!("node {to} is not a voter any more");
+            self.refuse(ticket, Refusal::Invalid(why));
+        }
+    }
+
+    /// Leadership is lost; `cause` is who took it.
+    pub(super) fn end_transfer(&mut self, transfer: Transfer, cause: Option<NodeId>) {
+        if cause == Some(transfer.to) {
+            self.outbox.effect(Effect::Transferred(transfer.ticket));
+        } else {
+            self.refuse(transfer.ticket, Refusal::TimedOut);
+        }
+    }
+}
