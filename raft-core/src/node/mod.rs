@@ -38,6 +38,8 @@ pub struct NodeOptions {
     pub cache_bytes: usize,
     /// So many applied entries stay in the log for followers that are behind.
     pub retain_entries: u64,
+    /// Fewer stay if they come to more bytes than this.
+    pub retain_bytes: u64,
     /// The log is cut once it has so many more than that.
     pub compact_every: u64,
     /// So many proposals may wait to be applied; beyond that they are refused as busy.
@@ -61,6 +63,7 @@ impl NodeOptions {
             seed: None,
             cache_bytes: 64 << 20,
             retain_entries: 100_000,
+            retain_bytes: 256 << 20,
             compact_every: 50_000,
             max_waiting: 1 << 16,
             inbox_messages: 1 << 14,

@@ -136,7 +136,11 @@ impl Pump {
             restoring: false,
             arrived: None,
             sending: BTreeMap::new(),
-            compaction: Compaction::new(options.retain_entries, options.compact_every),
+            compaction: Compaction::new(
+                options.retain_entries,
+                options.retain_bytes,
+                options.compact_every,
+            ),
             stopping: None,
         }
     }
@@ -238,7 +242,7 @@ impl Pump {
         match done {
             Done::Persisted(seq) => self.step(Event::Persisted { seq }, work),
             Done::Compacted(base) => {
-                self.compaction.finished();
+                self.compaction.finished(base.last.index);
                 self.step(Event::Compacted(base), work);
             }
             Done::Fetched(span, entries) => self.on_fetched(span, entries, work),
@@ -395,6 +399,7 @@ impl Pump {
 
     fn persist(&mut self, batch: Batch, work: &mut Vec<Work>) {
         self.cache.follow(&batch);
+        self.compaction.follow(&batch);
         work.push(Work::Log(LogWork::Persist(batch)));
     }
 
@@ -519,7 +524,7 @@ impl Pump {
             Some(meta) if through > self.raft.base().index => {
                 work.push(Work::Log(LogWork::Compact(meta)));
             }
-            Some(_) | None => self.compaction.finished(),
+            Some(_) | None => self.compaction.finished(self.raft.base().index),
         }
     }
 }
