@@ -65,7 +65,7 @@ impl fmt::Debug for Payload {
 ///
 /// While `outgoing` is not empty the configuration is *joint*: every decision needs a majority of
 /// `voters` **and** a majority of `outgoing` (rule M3). The sets hold: `voters` and `learners` are
-/// disjoint; `learners_next` is a part of `outgoing`; everybody named has an entry in `peers`.
+/// disjoint; `learners_next` is a part of `outgoing`; `promoting` is a part of `learners`; everybody named has an entry in `peers`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// The servers that vote and count. In a joint configuration, those of the new half.
@@ -76,6 +76,8 @@ pub struct Membership {
     pub learners: BTreeSet<NodeId>,
     /// Voters of the old half that become learners when the joint configuration is left.
     pub learners_next: BTreeSet<NodeId>,
+    /// Learners that the leader makes voters by itself once they have caught up (dissertation 4.2.1).
+    pub promoting: BTreeSet<NodeId>,
     /// Whether the leader leaves the joint configuration by itself once it is committed.
     pub auto_leave: bool,
     /// What is known of each server. An address is metadata: it may change, the id may not.
@@ -130,6 +132,9 @@ impl fmt::Debug for Membership {
         }
         if !self.learners_next.is_empty() {
             write!(f, " learners_next={}", ids(&self.learners_next))?;
+        }
+        if !self.promoting.is_empty() {
+            write!(f, " promoting={}", ids(&self.promoting))?;
         }
         if self.auto_leave {
             f.write_str(" auto_leave")?;

@@ -163,6 +163,9 @@ pub struct Change {
 pub enum ChangeStep {
     /// This node shall vote. If it is new, its address must be given.
     AddVoter(NodeId, Option<String>),
+    /// This node shall be sent the log and become a voter by itself once it has caught up: the way to
+    /// add one without endangering the quorum (dissertation 4.2.1, rule M12). A voter stays one.
+    Admit(NodeId, Option<String>),
     /// This node shall be sent the log without being counted. A voter is demoted.
     AddLearner(NodeId, Option<String>),
     /// This node shall not take part any more.

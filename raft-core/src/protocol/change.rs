@@ -61,11 +61,24 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
             learn_address(next, *id, address.as_deref())?;
             next.learners.remove(id);
             next.learners_next.remove(id);
+            next.promoting.remove(id);
             next.voters.insert(*id);
+        }
+        ChangeStep::Admit(id, address) => {
+            learn_address(next, *id, address.as_deref())?;
+            if next.outgoing.contains(id) {
+                // It votes in the old half. It goes on doing so in the new one.
+                next.learners_next.remove(id);
+                next.voters.insert(*id);
+            } else if !next.voters.contains(id) {
+                next.learners.insert(*id);
+                next.promoting.insert(*id);
+            }
         }
         ChangeStep::AddLearner(id, address) => {
             learn_address(next, *id, address.as_deref())?;
             next.voters.remove(id);
+            next.promoting.remove(id);
             // While it still votes in the old half it cannot be a learner as well.
             if next.outgoing.contains(id) {
                 next.learners_next.insert(*id);
@@ -77,6 +90,7 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
             next.voters.remove(id);
             next.learners.remove(id);
             next.learners_next.remove(id);
+            next.promoting.remove(id);
             if !next.outgoing.contains(id) {
                 next.peers.remove(id);
             }
@@ -147,6 +161,18 @@ mod tests {
             "voters={2 3 4} outgoing={1 2 3} learners_next={1} auto_leave"
         );
         assert_eq!(format!("{:?}", leave_joint(&joint)), "voters={2 3 4} learners={1}");
+    }
+
+    /// Rule M12.
+    #[test]
+    fn who_is_admitted_learns_first_and_is_promoted_in_a_simple_change() {
+        let admit = ChangeStep::Admit(node(4), Some("h4:1".into()));
+        let learning = next(&of(&[1, 2, 3]), &change(vec![admit])).unwrap();
+        assert_eq!(format!("{learning:?}"), "voters={1 2 3} learners={4} promoting={4}");
+        let promote = change(vec![ChangeStep::AddVoter(node(4), None)]);
+        assert_eq!(next(&learning, &promote).unwrap(), of(&[1, 2, 3, 4]));
+        let again = next(&of(&[1, 2, 3]), &change(vec![ChangeStep::Admit(node(3), None)])).unwrap();
+        assert_eq!(again, of(&[1, 2, 3]));
     }
 
     #[test]

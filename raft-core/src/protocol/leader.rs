@@ -18,7 +18,7 @@ use super::quorum;
 use super::reads::Reads;
 use super::role::{Leader, Role};
 use crate::entry::{Entry, Membership, Payload};
-use crate::event::{Change, Effect, Refusal, ReplicationMode, Span, Ticket};
+use crate::event::{Change, ChangeStep, Effect, Refusal, ReplicationMode, Span, Ticket};
 use crate::message::{AppendOutcome, Message};
 use crate::transport::{Sent, SnapshotOutcome};
 use crate::types::{Index, LogId, NodeId};
@@ -46,6 +46,7 @@ impl Raft {
             progress,
             first: last.next(),
             heartbeat_elapsed: 0,
+            ends: (last.next(), last.next()),
             round: 0,
             reads: Reads::default(),
             transfer: None,
@@ -84,6 +85,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_elapsed += 1;
         if leader.heartbeat_elapsed >= interval {
+            leader.ends = (leader.ends.1, self.log.last().index);
             self.broadcast_heartbeat();
             self.maybe_confirm_reads();
         }
@@ -144,6 +146,7 @@ impl Raft {
             }
             ReplicationMode::Replicate | ReplicationMode::Snapshot => {}
         }
+        self.maybe_promote(from);
         self.maybe_confirm_reads();
     }
 
@@ -317,6 +320,7 @@ impl Raft {
             ReplicationMode::Snapshot => return,
         }
         self.maybe_commit();
+        self.maybe_promote(from);
         self.maybe_tell_transferee();
         self.maybe_replicate(from, Empty::Skip);
     }
@@ -431,6 +435,28 @@ impl Raft {
                 Err(Refusal::MembershipMoved { found, expected })
             }
             Some(_) | None => change::next(&self.members, change),
+        }
+    }
+
+    /// Makes `id` a voter if that was asked for and it has caught up: it is heard, and at most a
+    /// heartbeat behind (dissertation 4.2.1, rule M12). A voter further behind could stop the cluster
+    /// from committing for as long as it takes to catch up.
+    fn maybe_promote(&mut self, id: NodeId) {
+        if !self.members.promoting.contains(&id) {
+            return;
+        }
+        let Role::Leader(leader) = &self.role else { return };
+        let caught_up = leader.progress.get(&id).is_some_and(|follower| {
+            follower.mode == ReplicationMode::Replicate && follower.matched >= leader.ends.0
+        });
+        if !caught_up {
+            return;
+        }
+        let promote = Change { steps: vec![ChangeStep::AddVoter(id, None)], expected_at: None };
+        // Refused while another change is pending; the next answer of the learner tries again.
+        if let Ok(membership) = self.judge_change(&promote) {
+            let next = self.next_id();
+            self.append_membership(next, membership);
         }
     }
 

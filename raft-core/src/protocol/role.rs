@@ -48,6 +48,9 @@ pub(super) struct Leader {
     pub(super) first: Index,
     /// Ticks since the last heartbeat.
     pub(super) heartbeat_elapsed: u32,
+    /// Where the log ended at the last heartbeat but one, and at the last: whoever has the former is at
+    /// most a heartbeat behind.
+    pub(super) ends: (Index, Index),
     /// The latest heartbeat round.
     pub(super) round: u64,
     /// Reads that wait to be confirmed.
