@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::entry::Entry;
 use crate::event::Effect;
 use crate::log_store::{Batch, Installed};
-use crate::message::Envelope;
+use crate::message::{AppendOutcome, Envelope, Message};
 use crate::types::{HardState, Index, Term};
 
 /// More messages than this are not withheld; the oldest are dropped, as a network might. A disk
@@ -159,13 +159,96 @@ impl Outbox {
             return;
         }
         let persisted = self.persisted_seq;
+        let first = effects.len();
         for (_, envelope) in self.withheld.extract_if(.., |(after, _)| *after <= persisted) {
-            effects.push(Effect::Send(envelope));
+            // One write has made many appends durable: the last acknowledgement says it for all.
+            match effects.get_mut(first..).and_then(<[Effect]>::last_mut) {
+                Some(Effect::Send(before)) if is_outdone(before, &envelope) => *before = envelope,
+                Some(_) | None => effects.push(Effect::Send(envelope)),
+            }
         }
     }
 
     /// Facts for the invariants: the newest term among what is withheld.
     pub(crate) fn newest_withheld_term(&self) -> Option<Term> {
         self.withheld.iter().map(|(_, envelope)| envelope.term).max()
+    }
+}
+
+/// Whether `later` says all that `before` does: both acknowledge entries to the same leader.
+fn is_outdone(before: &Envelope, later: &Envelope) -> bool {
+    let matched = |envelope: &Envelope| match &envelope.message {
+        Message::AppendReply(AppendOutcome::Matched { through }) => Some(*through),
+        Message::AppendReply(AppendOutcome::Rejected { .. })
+        | Message::PreVote { .. }
+        | Message::PreVoteReply { .. }
+        | Message::Vote { .. }
+        | Message::VoteReply(_)
+        | Message::Append { .. }
+        | Message::Heartbeat { .. }
+        | Message::HeartbeatReply { .. }
+        | Message::Snapshot(_)
+        | Message::TimeoutNow
+        | Message::ReadIndex { .. }
+        | Message::ReadIndexReply { .. } => None,
+    };
+    (before.to, before.term) == (later.to, later.term)
+        && matched(before).zip(matched(later)).is_some_and(|(before, later)| before <= later)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Payload;
+    use crate::types::{LogId, NodeId};
+
+    fn ack(through: u64) -> Envelope {
+        let node = |id| NodeId::new(id).unwrap();
+        let message = Message::AppendReply(AppendOutcome::Matched { through: Index(through) });
+        Envelope { from: node(2), to: node(1), term: Term(1), message }
+    }
+
+    fn entry(index: u64) -> Entry {
+        Entry { id: LogId::new(Term(1), Index(index)), payload: Payload::Empty }
+    }
+
+    fn drained(outbox: &mut Outbox, last: u64) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        outbox.drain_ready(Index(last), &mut effects);
+        effects
+    }
+
+    /// Rule L10, and group commit: one write, one acknowledgement.
+    #[test]
+    fn an_acknowledgement_waits_for_its_write_and_the_last_speaks_for_all() {
+        let mut outbox = Outbox::new(Index(0));
+        for index in 1..=3 {
+            outbox.write_entries([entry(index)]);
+            outbox.send(ack(index), Vouches::Entries);
+            let effects = drained(&mut outbox, index);
+            assert!(matches!(effects[..], [Effect::Persist(_)]), "{effects:?}");
+        }
+        outbox.on_persisted(2);
+        assert_eq!(drained(&mut outbox, 3), [Effect::Send(ack(2))]);
+        assert_eq!(outbox.persisted(), Index(2));
+    }
+
+    /// Rule L12: what a newer leader has overwritten does not become durable when the disk reports the
+    /// older write, and its acknowledgement does not leave.
+    #[test]
+    fn an_overwritten_entry_is_not_durable_when_its_write_is_reported() {
+        let mut outbox = Outbox::new(Index(0));
+        outbox.write_entries([entry(1), entry(2)]);
+        outbox.send(ack(2), Vouches::Entries);
+        drained(&mut outbox, 2);
+        outbox.write_hard(HardState { term: Term(2), vote: None });
+        outbox.truncate(Index(2));
+        outbox.write_entries([entry(2)]);
+        drained(&mut outbox, 2);
+        outbox.on_persisted(1);
+        assert_eq!(outbox.persisted(), Index(1));
+        assert_eq!(drained(&mut outbox, 2), []);
+        outbox.on_persisted(2);
+        assert_eq!(outbox.persisted(), Index(2));
     }
 }
