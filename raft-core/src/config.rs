@@ -2,13 +2,16 @@
 //!
 //! Dissertation 3.4, 9 (timeouts), 9.6 (pre-vote), 6.2 (check-quorum), 10.2 (batching, pipelining).
 
-use crate::types::{NodeId, Ticks};
+use crate::types::{Incarnation, NodeId, Ticks};
 
 /// How one node takes part. Counted in ticks, entries, messages and bytes; nothing here knows a clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Who this node is.
     pub id: NodeId,
+    /// The life of its data directory, to be recorded in the membership. `None` if the embedder has no
+    /// such thing; then a wiped disk under an old id is not noticed (rule M10).
+    pub incarnation: Option<Incarnation>,
     /// After this long without a leader a follower campaigns; the actual wait is drawn from this
     /// to twice this, exclusive, each time (§5.2).
     pub election_timeout: Ticks,
@@ -35,6 +38,7 @@ impl Config {
     pub const fn new(id: NodeId) -> Self {
         Self {
             id,
+            incarnation: None,
             election_timeout: Ticks(100),
             heartbeat_interval: Ticks(10),
             pre_vote: true,

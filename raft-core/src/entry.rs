@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{LogId, NodeId};
+use crate::types::{Incarnation, LogId, NodeId};
 
 /// One entry of the replicated log.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,13 +89,23 @@ pub struct Membership {
 pub struct PeerInfo {
     /// Where it can be reached, as `host:port`.
     pub address: String,
+    /// The life of its disk that was seen first, once the leader has recorded it. A node that comes
+    /// back in another life has forgotten what it promised and must not be heard (rule M10).
+    pub incarnation: Option<Incarnation>,
+}
+
+impl PeerInfo {
+    /// A server at `address` that was not seen yet.
+    pub const fn at(address: String) -> Self {
+        Self { address, incarnation: None }
+    }
 }
 
 impl Membership {
     /// A configuration of `voters` at these addresses, with nobody else.
     pub fn of_voters(voters: impl IntoIterator<Item = (NodeId, String)>) -> Self {
         let peers: BTreeMap<_, _> =
-            voters.into_iter().map(|(id, address)| (id, PeerInfo { address })).collect();
+            voters.into_iter().map(|(id, address)| (id, PeerInfo::at(address))).collect();
         Self { voters: peers.keys().copied().collect(), peers, ..Self::default() }
     }
 

@@ -12,7 +12,7 @@ use crate::log_store::Batch;
 use crate::message::Envelope;
 use crate::snapshot::SnapshotMeta;
 use crate::transport::{Sent, SnapshotOutcome};
-use crate::types::{Index, LogId, NodeId, Term};
+use crate::types::{Incarnation, Index, LogId, NodeId, Term};
 
 /// Chosen by the caller to recognise the answer to a request. Never reused within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,6 +69,8 @@ pub enum Event {
     },
     /// The state machine has installed the snapshot of [`Effect::InstallSnapshot`].
     SnapshotInstalled(SnapshotMeta),
+    /// The transport has shaken hands with this node, in this life of its disk.
+    Met(NodeId, Incarnation),
     /// Messages to this node may have been lost.
     Unreachable(NodeId),
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::entry::PeerInfo;
 use crate::message::Envelope;
 use crate::snapshot::{SnapshotHeader, SnapshotReader, SnapshotSource};
-use crate::types::NodeId;
+use crate::types::{Incarnation, NodeId};
 
 /// The other members and where they are.
 pub type Peers = BTreeMap<NodeId, PeerInfo>;
@@ -34,7 +34,7 @@ pub trait Transport: Send + 'static {
         source: Box<dyn SnapshotSource>,
     ) -> SnapshotTicket;
 
-    /// Says who the other members are. Connections to nodes that are no longer named are closed.
+    /// Says who the other members are, and of which incarnation if that is recorded. Connections to nodes that are no longer named are closed.
     fn set_peers(&self, peers: &Peers);
 }
 
@@ -80,6 +80,8 @@ pub enum Arrival {
     Snapshot(SnapshotHeader, Box<dyn SnapshotReader>),
     /// What became of a snapshot that was sent to this node.
     SnapshotSent(NodeId, SnapshotTicket, SnapshotOutcome),
+    /// A handshake has shown in which life of its disk this peer is.
+    Met(NodeId, Incarnation),
     /// The connection to this peer is gone, or messages to it were lost.
     Unreachable(NodeId),
 }
@@ -105,6 +107,12 @@ impl Inbox {
     /// Reports what became of [`Transport::send_snapshot`].
     pub fn snapshot_sent(&self, to: NodeId, ticket: SnapshotTicket, outcome: SnapshotOutcome) {
         (self.deliver)(Arrival::SnapshotSent(to, ticket, outcome));
+    }
+
+    /// Reports with which incarnation of `peer` a handshake was made, so that it gets recorded in the
+    /// membership. A transport refuses a peer whose recorded incarnation is another (rule M10).
+    pub fn met(&self, peer: NodeId, incarnation: Incarnation) {
+        (self.deliver)(Arrival::Met(peer, incarnation));
     }
 
     /// Reports that messages to `peer` may have been lost, so that the leader stops streaming to it

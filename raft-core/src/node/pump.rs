@@ -234,6 +234,7 @@ impl Pump {
                     self.step(Event::SnapshotSent { to, last, outcome }, work);
                 }
             }
+            Arrival::Met(peer, incarnation) => self.step(Event::Met(peer, incarnation), work),
             Arrival::Unreachable(peer) => self.step(Event::Unreachable(peer), work),
         }
     }

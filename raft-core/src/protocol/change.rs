@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::entry::{Membership, PeerInfo};
+use crate::entry::Membership;
 use crate::event::{Change, ChangeStep, Refusal};
 use crate::types::NodeId;
 
@@ -108,7 +108,7 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
 fn learn_address(next: &mut Membership, id: NodeId, address: Option<&str>) -> Result<(), Refusal> {
     match address {
         Some(address) => {
-            next.peers.insert(id, PeerInfo { address: address.to_owned() });
+            next.peers.entry(id).or_default().address = address.to_owned();
             Ok(())
         }
         None if next.peers.contains_key(&id) => Ok(()),

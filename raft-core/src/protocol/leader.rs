@@ -86,6 +86,7 @@ impl Raft {
         leader.heartbeat_elapsed += 1;
         if leader.heartbeat_elapsed >= interval {
             leader.ends = (leader.ends.1, self.log.last().index);
+            self.maybe_record_incarnations();
             self.broadcast_heartbeat();
             self.maybe_confirm_reads();
         }
@@ -190,7 +191,7 @@ impl Raft {
         Ok(())
     }
 
-    fn next_id(&self) -> LogId {
+    pub(super) fn next_id(&self) -> LogId {
         LogId::new(self.hard.term, self.log.last().index.next())
     }
 
@@ -461,7 +462,7 @@ impl Raft {
     }
 
     /// Appends a configuration: it is in force from here on (§6).
-    fn append_membership(&mut self, id: LogId, membership: Membership) {
+    pub(super) fn append_membership(&mut self, id: LogId, membership: Membership) {
         self.append(vec![Entry { id, payload: Payload::Membership(membership) }]);
         self.membership_changed();
         let last = self.log.last().index;

@@ -13,6 +13,7 @@ mod follower;
 mod invariants;
 mod leader;
 mod members;
+mod met;
 mod progress;
 pub mod quorum;
 mod reads;
@@ -27,6 +28,7 @@ use rand_pcg::rand_core::{RngCore, SeedableRng};
 
 use self::invariants::Before;
 use self::members::Members;
+use self::met::Met;
 use self::outbox::{Outbox, Vouches};
 use self::reads::Forwarded;
 use self::role::{Follower, Role};
@@ -65,6 +67,7 @@ pub struct Raft {
     installing: Option<SnapshotMeta>,
     /// Reads that were passed on to the leader.
     forwarded: Forwarded,
+    met: Met,
     outbox: Outbox,
     dropped: u64,
     before: Before,
@@ -99,6 +102,7 @@ impl Raft {
             election_timeout: 0,
             installing: None,
             forwarded,
+            met: Met::default(),
             outbox: Outbox::new(found.last),
             dropped: 0,
             before: Before::default(),
@@ -253,6 +257,7 @@ impl Raft {
             Event::Compacted(base) => self.on_compacted(&base),
             Event::SnapshotSent { to, last, outcome } => self.on_snapshot_sent(to, last, outcome),
             Event::SnapshotInstalled(meta) => self.on_snapshot_installed(&meta),
+            Event::Met(peer, incarnation) => self.on_met(peer, incarnation),
             Event::Unreachable(peer) => self.on_unreachable(peer),
         }
         self.show_role();
