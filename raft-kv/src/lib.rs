@@ -1,1 +1,31 @@
-//! To be filled in: see docs/architecture.md.
+//! The key-value store of the project: the state machine of a node, its commands, and its client.
+//!
+//! The data model is etcd's: a store-wide revision; keys with their history; reads of ranges, now or
+//! as they were.
+//!
+//! - [`Kv`] is the `StateMachine`, on RocksDB; [`KvReader`] reads it alongside.
+
+mod apply;
+mod codec;
+mod command;
+mod config;
+mod digest;
+mod error;
+mod home;
+mod kv;
+mod model;
+mod reader;
+mod record;
+mod scan;
+mod snapshot;
+mod store;
+
+pub use command::{
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Outcome, Put, PutOutcome, Refused,
+};
+pub use config::KvConfig;
+pub use digest::Digest;
+pub use error::{DecodeError, KvError};
+pub use kv::Kv;
+pub use model::{KeyRange, KeyValue, LeaseId, Revision};
+pub use reader::{Content, KvReader, RangeReply, RangeRequest};

@@ -1,0 +1,65 @@
+//! What can be set on the store.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::KvError;
+
+/// Limits and sizes of the store on one node. Nothing here changes what a command does, so nodes may
+/// differ (rule C1); the limits are checked before a command is proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KvConfig {
+    /// The longest key that is taken, in bytes. At most 64 KiB.
+    pub max_key_bytes: usize,
+    /// The longest value that is taken, in bytes. At most 16 MiB. A log entry must hold key and value.
+    pub max_value_bytes: usize,
+    /// The most key-value bytes one answer to a range carries. A range that has more is cut there
+    /// and says so. One key is always answered.
+    pub max_reply_bytes: usize,
+    /// Memory for what was written and is not yet in files, in bytes. It is also about what has to be
+    /// applied again after a crash.
+    pub write_buffer_bytes: usize,
+    /// Memory for blocks of files, their indexes and filters, in bytes.
+    pub block_cache_bytes: usize,
+    /// How many files may be open at once.
+    pub max_open_files: u16,
+    /// Threads of RocksDB that flush and compact.
+    pub background_jobs: u8,
+}
+
+impl Default for KvConfig {
+    fn default() -> Self {
+        Self {
+            max_key_bytes: 4 << 10,
+            max_value_bytes: 1 << 20,
+            max_reply_bytes: 4 << 20,
+            write_buffer_bytes: 64 << 20,
+            block_cache_bytes: 64 << 20,
+            max_open_files: 512,
+            background_jobs: 2,
+        }
+    }
+}
+
+impl KvConfig {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Config`] names the first value that does not.
+    pub fn check(&self) -> Result<(), KvError> {
+        let within = |name: &str, value: usize, least: usize, most: usize| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(KvError::Config(format!("{name} is {value}; use {least} to {most}")))
+        };
+        within("max_key_bytes", self.max_key_bytes, 1, 64 << 10)?;
+        within("max_value_bytes", self.max_value_bytes, 1, 16 << 20)?;
+        within("max_reply_bytes", self.max_reply_bytes, 1 << 10, 64 << 20)?;
+        within("write_buffer_bytes", self.write_buffer_bytes, 1 << 20, 4 << 30)?;
+        within("block_cache_bytes", self.block_cache_bytes, 1 << 20, 64 << 30)?;
+        within("max_open_files", self.max_open_files.into(), 32, 65_535)?;
+        within("background_jobs", self.background_jobs.into(), 1, 64)
+    }
+}

@@ -1,0 +1,138 @@
+//! The store as the state machine of a node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use raft_core::{
+    Applied, Entry, Index, LogId, MachineError, Membership, SnapshotReader, SnapshotSource,
+    StateMachine,
+};
+
+use crate::apply::Applier;
+use crate::config::KvConfig;
+use crate::error::KvError;
+use crate::home::Home;
+use crate::reader::{KvReader, Live};
+use crate::record::State;
+use crate::snapshot;
+use crate::store::Store;
+
+/// The replicated key-value store of one node, on disk.
+///
+/// It has no log of its own. What it applied since its last flush is lost in a crash; it then comes
+/// back to the state as of that flush, whole, and the node applies the rest again. It flushes when
+/// its write buffer is full, when it is asked to ([`StateMachine::durable`]), and when it is
+/// closed.
+#[derive(Debug)]
+pub struct Kv {
+    config: KvConfig,
+    home: Home,
+    /// The number of the database in use.
+    number: u64,
+    live: Arc<Live>,
+    state: State,
+    membership: Option<(LogId, Membership)>,
+    next_snapshot: AtomicU64,
+}
+
+impl Kv {
+    /// Opens the store in `dir`, or creates an empty one there. `dir` is its alone.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Locked`] if another process has it open; [`KvError::Config`] if the configuration
+    /// makes no sense; [`KvError::Format`] if a newer program wrote it; [`KvError::Corrupt`],
+    /// [`KvError::Io`] or [`KvError::Storage`] if it cannot be read.
+    pub fn open(dir: &Path, config: KvConfig) -> Result<Self, KvError> {
+        config.check()?;
+        let home = Home::open(dir)?;
+        let (number, store) = match home.current()? {
+            Some(number) => (number, Store::open(&home, number, &config)?),
+            None => {
+                let store = Store::create(&home, FIRST_STORE, &config)?;
+                home.set_current(FIRST_STORE)?;
+                (FIRST_STORE, store)
+            }
+        };
+        home.clean(number)?;
+        let (state, membership) = (store.state()?, store.membership()?);
+        tracing::debug!(dir = %dir.display(), applied = %state.last, "opened the key-value store");
+        Ok(Self {
+            config,
+            home,
+            number,
+            live: Arc::new(Live::new(store, state)),
+            state,
+            membership,
+            next_snapshot: AtomicU64::new(1),
+        })
+    }
+
+    /// A way to read the store from any thread, alongside the node.
+    pub fn reader(&self) -> KvReader {
+        KvReader::new(self.live.clone(), self.config.clone())
+    }
+}
+
+impl StateMachine for Kv {
+    fn applied(&self) -> Applied {
+        Applied { last: self.state.last, membership: self.membership.clone() }
+    }
+
+    fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Bytes>) -> Result<(), MachineError> {
+        let store = self.live.store();
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut applier = Applier::new(&store, self.state);
+            // Four times as fast as history can be made, so that compaction catches up.
+            let changes = 4 * rest.len() + PURGE_CHANGES;
+            applier.purge(changes).map_err(KvError::fatal("purging old history"))?;
+            while let Some((entry, after)) = rest.split_first() {
+                outcomes.push(applier.apply(entry)?);
+                rest = after;
+                if applier.is_full() {
+                    break;
+                }
+            }
+            let done = applier.write().map_err(KvError::fatal("writing what was applied"))?;
+            self.state = done.state;
+            if done.membership.is_some() {
+                self.membership = done.membership;
+            }
+            self.live.advance(self.state);
+        }
+        Ok(())
+    }
+
+    fn durable(&mut self) -> Result<Index, MachineError> {
+        self.live.store().flush().map_err(KvError::fatal("flushing what was applied"))?;
+        Ok(self.state.last.index)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+        let number = self.next_snapshot.fetch_add(1, Ordering::Relaxed);
+        let path = self.home.snapshot_path(number);
+        let source = snapshot::take(&self.live.store(), path, &self.applied())
+            .map_err(KvError::fatal("taking a snapshot"))?;
+        Ok(Box::new(source))
+    }
+
+    fn restore(&mut self, snapshot: Box<dyn SnapshotReader>) -> Result<Applied, MachineError> {
+        let number = self.number + 1;
+        let installed = snapshot::install(&self.home, number, &self.config, snapshot)
+            .map_err(KvError::fatal("installing a snapshot"))?;
+        self.number = number;
+        self.state = installed.state;
+        self.membership = installed.membership;
+        self.live.replace(installed.store, self.state);
+        Ok(self.applied())
+    }
+}
+
+/// The number of the first database in a directory.
+const FIRST_STORE: u64 = 1;
+
+/// How many changes are purged with each write batch at least, while there are any to purge.
+const PURGE_CHANGES: usize = 1024;

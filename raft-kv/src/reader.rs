@@ -1,0 +1,198 @@
+//! Reading the store, from any thread, now or as it was.
+//!
+//! Each read sees one state of the store, from between two write batches. Readers never hold up the
+//! state machine, nor it them; a reader goes on with the new database once a snapshot was
+//! installed.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use raft_core::{Index, LogId};
+use serde::{Deserialize, Serialize};
+
+use crate::config::KvConfig;
+use crate::digest::{self, Digest};
+use crate::error::KvError;
+use crate::model::{KeyRange, KeyValue, Revision};
+use crate::record::State;
+use crate::scan::{Cut, View};
+use crate::store::Store;
+
+/// Reads a [`Kv`](crate::Kv). Cheap to clone. As long as one lives the store stays open.
+#[derive(Clone, Debug)]
+pub struct KvReader {
+    live: Arc<Live>,
+    config: KvConfig,
+}
+
+/// A read of a range of keys. See [`RangeRequest::new`] for the usual one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeRequest {
+    /// Which keys.
+    pub range: KeyRange,
+    /// As of which revision. `None` for now.
+    pub revision: Option<Revision>,
+    /// The most keys to return. `None` for all that fit into one answer.
+    pub limit: Option<u64>,
+    /// How much of each key to return.
+    pub content: Content,
+}
+
+/// How much of each key a read returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// Everything.
+    Full,
+    /// Everything but the values, which are empty.
+    KeysOnly,
+    /// No keys at all, only how many there are.
+    CountOnly,
+}
+
+impl RangeRequest {
+    /// Everything that is in `range` now.
+    pub fn new(range: KeyRange) -> Self {
+        Self { range, revision: None, limit: None, content: Content::Full }
+    }
+
+    /// Whether it reads at most one key.
+    pub fn is_point(&self) -> bool {
+        matches!(self.range, KeyRange::One(_))
+    }
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeReply {
+    /// The keys, in order.
+    pub kvs: Vec<KeyValue>,
+    /// How many keys there are in the range, whether returned or not.
+    pub count: u64,
+    /// Whether the limit, or the room in one answer, has cut some off. Go on after the last key.
+    pub more: bool,
+    /// The revision of the store when it was read, whatever revision was asked for.
+    pub revision: Revision,
+    /// The last entry applied when it was read.
+    pub applied: Index,
+}
+
+impl KvReader {
+    pub(crate) fn new(live: Arc<Live>, config: KvConfig) -> Self {
+        Self { live, config }
+    }
+
+    /// Reads a range. May read much: a count goes through the whole range, whatever the limit.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Compacted`] and [`KvError::FutureRevision`] if there is no such revision to be read;
+    /// [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeReply, KvError> {
+        let store = self.live.store();
+        let view = View::new(&store)?;
+        let state = view.state();
+        let at = readable(request.revision, state)?;
+        let room = match request.content {
+            Content::CountOnly => 0,
+            Content::Full | Content::KeysOnly => request.limit.unwrap_or(u64::MAX),
+        };
+        let cut = Cut { keys: room, bytes: self.config.max_reply_bytes, content: request.content };
+        let found = match at {
+            None => view.now(&request.range, cut)?,
+            Some(at) => view.past(&request.range, at, cut)?,
+        };
+        let more = match request.content {
+            Content::CountOnly => false,
+            Content::Full | Content::KeysOnly => found.count > found.kvs.len() as u64,
+        };
+        Ok(RangeReply {
+            kvs: found.kvs,
+            count: found.count,
+            more,
+            revision: state.revision,
+            applied: state.last.index,
+        })
+    }
+
+    /// Reads one key as it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
+    pub fn get(&self, key: impl Into<Bytes>) -> Result<Option<KeyValue>, KvError> {
+        let reply = self.range(&RangeRequest::new(KeyRange::One(key.into())))?;
+        Ok(reply.kvs.into_iter().next())
+    }
+
+    /// The revision of the store.
+    pub fn revision(&self) -> Revision {
+        self.live.state().revision
+    }
+
+    /// The oldest revision that can be read.
+    pub fn compacted(&self) -> Revision {
+        self.live.state().compacted
+    }
+
+    /// The last entry that was applied.
+    pub fn applied(&self) -> LogId {
+        self.live.state().last
+    }
+
+    /// A hash of everything that can be read, now and in the past. Two stores that have applied the same
+    /// log have the same. Reads the whole store.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
+    pub fn digest(&self) -> Result<Digest, KvError> {
+        digest::of(&View::new(&self.live.store())?)
+    }
+
+    /// What is set on the store.
+    pub fn config(&self) -> &KvConfig {
+        &self.config
+    }
+}
+
+/// The database in use and how far it has come, shared between the state machine and its readers.
+#[derive(Debug)]
+pub(crate) struct Live(RwLock<(Arc<Store>, State)>);
+
+impl Live {
+    pub(crate) fn new(store: Store, state: State) -> Self {
+        Self(RwLock::new((Arc::new(store), state)))
+    }
+
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// More was applied.
+    pub(crate) fn advance(&self, state: State) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).1 = state;
+    }
+
+    /// Another database has taken the place of this one, which goes once its last reader is done.
+    pub(crate) fn replace(&self, store: Store, state: State) {
+        let mut live = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *live, (Arc::new(store), state));
+        drop(live);
+        former.0.doom();
+    }
+}
+
+/// The revision to read: `None` for now.
+fn readable(wanted: Option<Revision>, state: State) -> Result<Option<Revision>, KvError> {
+    let State { revision: current, compacted, .. } = state;
+    match wanted {
+        None => Ok(None),
+        Some(revision) if revision < compacted => Err(KvError::Compacted { revision, compacted }),
+        Some(revision) if revision > current => Err(KvError::FutureRevision { revision, current }),
+        Some(revision) => Ok((revision < current).then_some(revision)),
+    }
+}

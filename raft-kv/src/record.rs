@@ -1,0 +1,282 @@
+//! What stands in RocksDB, byte by byte.
+//!
+//! Four column families. `k` is a key, `r` a revision, numbers in keys are big-endian:
+//!
+//! | family | key | value |
+//! |---|---|---|
+//! | `default` | `format`, `state`, `membership` | how far the store has come |
+//! | `latest` | `k` | the record of the key as it is now |
+//! | `old` | `k` escaped, `r` (8 bytes) | the record that revision `r` replaced or deleted |
+//! | `changes` | `r` (8 bytes), number within `r` (4 bytes) | what happened (1 byte), `k` |
+//!
+//! A record is `create_revision, mod_revision, version, lease` in postcard, then the value as it is.
+//!
+//! # Why so
+//!
+//! etcd keeps all records in the order of revisions, and the way from keys to revisions in memory. That
+//! asks for memory in proportion to keys, and for one random read a key when a range is read.
+//! The other known way puts all versions of a key side by side, newest first. Then each read is a seek,
+//! which asks every sorted run of an LSM tree because filters do not help it, and a range read steps over
+//! all versions that are not yet compacted, and over the tombstones of those that are.
+//!
+//! Here the present stands apart from the past:
+//! - Reading now, which is nearly every read, is a plain get (with filters) or a plain scan, however
+//!   long the history is. A put asks for the former record with such a get.
+//! - An old record is filed under the revision that *ended* it. So its place is known without a search
+//!   to those who know what happened at that revision: the watcher that wants `prev_kv`, and compaction,
+//!   which deletes by key and never reads `old`. A deletion needs no tombstone of ours. To find
+//!   a key as it was at `r`, look for its first old record that ended after `r`.
+//! - `changes` is what a watcher reads: in order, only ever appended to, cut at its front.
+//!
+//! The price: a value that is overwritten is written a second time. A value that never is, never.
+//! RocksDB's own timestamps would do much of this, but not tell what changed at a revision, and
+//! their comparator is a call out of RocksDB for each comparison.
+//!
+//! A revision changes a key at most once: each command makes its own, and one command names a key
+//! once. That is why `old` needs no number within the revision.
+
+use bytes::Bytes;
+use raft_core::{LogId, Membership};
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::error::KvError;
+use crate::model::{KeyValue, LeaseId, Revision};
+
+/// The format described above. Stored under [`FORMAT_KEY`].
+pub(crate) const FORMAT: u32 = 1;
+
+pub(crate) const FORMAT_KEY: &[u8] = b"format";
+pub(crate) const STATE_KEY: &[u8] = b"state";
+pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
+
+/// How far the store has come. Written with the data, in the same batch (rule C3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// The last entry that was applied.
+    pub(crate) last: LogId,
+    /// The revision that made.
+    pub(crate) revision: Revision,
+    /// States before this revision cannot be read any more.
+    pub(crate) compacted: Revision,
+    /// The history up to here is also gone from the disk. At most `compacted`. Nothing that can be
+    /// read depends on it.
+    pub(crate) purged: Revision,
+}
+
+impl State {
+    pub(crate) const EMPTY: Self = Self {
+        last: LogId::ZERO,
+        revision: Revision::EMPTY,
+        compacted: Revision(0),
+        purged: Revision(0),
+    };
+
+    pub(crate) fn encode(&self) -> Bytes {
+        codec::encode(META_VERSION, self)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, KvError> {
+        codec::decode(META_VERSION, bytes)
+            .map_err(|error| KvError::corrupt(format!("how far it has come: {error}")))
+    }
+}
+
+pub(crate) fn encode_membership(membership: &(LogId, Membership)) -> Bytes {
+    codec::encode(META_VERSION, membership)
+}
+
+pub(crate) fn decode_membership(bytes: &[u8]) -> Result<(LogId, Membership), KvError> {
+    codec::decode(META_VERSION, bytes)
+        .map_err(|error| KvError::corrupt(format!("the membership: {error}")))
+}
+
+/// All of a record but the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) create_revision: Revision,
+    pub(crate) mod_revision: Revision,
+    pub(crate) version: u64,
+    pub(crate) lease: Option<LeaseId>,
+}
+
+impl Head {
+    pub(crate) fn encode_with(&self, value: &[u8]) -> Vec<u8> {
+        let mut record = codec::encode_onto(Vec::with_capacity(value.len() + 32), self);
+        record.extend_from_slice(value);
+        record
+    }
+
+    /// The head of a record, and its value.
+    pub(crate) fn decode(record: &[u8]) -> Result<(Self, &[u8]), KvError> {
+        postcard::take_from_bytes(record)
+            .map_err(|error| KvError::corrupt(format!("a record of a key: {error}")))
+    }
+
+    pub(crate) fn into_key_value(self, key: Bytes, value: Bytes) -> KeyValue {
+        let Self { create_revision, mod_revision, version, lease } = self;
+        KeyValue { key, value, create_revision, mod_revision, version, lease }
+    }
+}
+
+/// A whole record as the key-value it stands for.
+pub(crate) fn key_value(key: &[u8], record: &[u8]) -> Result<KeyValue, KvError> {
+    let (head, value) = Head::decode(record)?;
+    Ok(head.into_key_value(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
+}
+
+/// Where `old` keeps the record of `key` that `ended` replaced or deleted.
+pub(crate) fn old_key(key: &[u8], ended: Revision) -> Vec<u8> {
+    let mut out = old_prefix(key);
+    out.extend_from_slice(&ended.0.to_be_bytes());
+    out
+}
+
+/// What all keys of `key` in `old` begin with, and no other. Keeps the order of keys: a zero byte
+/// becomes `00 ff` and the end is `00 00`, so that a key comes before those it is a prefix of.
+pub(crate) fn old_prefix(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 10);
+    for byte in key {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(0xff);
+        }
+    }
+    out.extend_from_slice(&[0, 0]);
+    out
+}
+
+/// Where the keys from `first` on begin in `old`. Like [`old_prefix`] without the end, since `first` is
+/// a bound and not a key: it may be cut short anywhere.
+pub(crate) fn old_bound(first: &[u8]) -> Vec<u8> {
+    let mut out = old_prefix(first);
+    out.truncate(out.len() - 2);
+    out
+}
+
+/// The reverse of [`old_key`].
+pub(crate) fn parse_old_key(stored: &[u8]) -> Result<(Vec<u8>, Revision), KvError> {
+    let bad = || KvError::corrupt(format!("a key of old records: {stored:02x?}"));
+    let (escaped, ended) = stored.split_last_chunk::<8>().ok_or_else(bad)?;
+    let escaped = escaped.strip_suffix(&[0, 0]).ok_or_else(bad)?;
+    let mut key = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.iter();
+    while let Some(byte) = rest.next() {
+        key.push(*byte);
+        if *byte == 0 && rest.next() != Some(&0xff) {
+            return Err(bad());
+        }
+    }
+    Ok((key, Revision(u64::from_be_bytes(*ended))))
+}
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeKind {
+    /// It was written and had not been there.
+    Created,
+    /// It was written and had been there.
+    Modified,
+    /// It was deleted.
+    Deleted,
+}
+
+impl ChangeKind {
+    /// Whether `old` has a record that this ended.
+    pub(crate) fn has_old(self) -> bool {
+        match self {
+            Self::Created => false,
+            Self::Modified | Self::Deleted => true,
+        }
+    }
+}
+
+/// Where `changes` keeps change number `number` of `revision`.
+pub(crate) fn change_key(revision: Revision, number: u32) -> [u8; 12] {
+    let mut out = [0; 12];
+    out[..8].copy_from_slice(&revision.0.to_be_bytes());
+    out[8..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// The revision in a key of `changes`.
+pub(crate) fn parse_change_key(stored: &[u8]) -> Result<Revision, KvError> {
+    match stored.first_chunk::<8>() {
+        Some(revision) if stored.len() == 12 => Ok(Revision(u64::from_be_bytes(*revision))),
+        Some(_) | None => Err(KvError::corrupt(format!("a key of changes: {stored:02x?}"))),
+    }
+}
+
+pub(crate) fn encode_change(kind: ChangeKind, key: &[u8]) -> Vec<u8> {
+    let tag = match kind {
+        ChangeKind::Created => 0,
+        ChangeKind::Modified => 1,
+        ChangeKind::Deleted => 2,
+    };
+    [&[tag], key].concat()
+}
+
+pub(crate) fn decode_change(stored: &[u8]) -> Result<(ChangeKind, &[u8]), KvError> {
+    match stored {
+        [0, key @ ..] => Ok((ChangeKind::Created, key)),
+        [1, key @ ..] => Ok((ChangeKind::Modified, key)),
+        [2, key @ ..] => Ok((ChangeKind::Deleted, key)),
+        _ => Err(KvError::corrupt(format!("a change: {stored:02x?}"))),
+    }
+}
+
+const META_VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Keys of few letters, with zeros and 0xff, so that they are often prefixes of one another.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![Just(0), Just(1), Just(0xff), Just(b'a')], 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn old_keys_are_ordered_as_keys_then_revisions(
+            a in key(), b in key(), r in any::<u64>(), s in any::<u64>(),
+        ) {
+            let stored = (old_key(&a, Revision(r)), old_key(&b, Revision(s)));
+            prop_assert_eq!(stored.0.cmp(&stored.1), (&a, r).cmp(&(&b, s)));
+            prop_assert_eq!(parse_old_key(&stored.0).unwrap(), (a, Revision(r)));
+        }
+
+        #[test]
+        fn old_bounds_part_the_keys_where_the_bound_does(bound in key(), a in key(), r in any::<u64>()) {
+            prop_assert_eq!(old_bound(&bound) <= old_key(&a, Revision(r)), bound <= a);
+        }
+
+        #[test]
+        fn stored_bytes_of_any_kind_are_an_error_at_worst(bytes in vec(any::<u8>(), 0..64)) {
+            drop(Head::decode(&bytes));
+            drop(State::decode(&bytes));
+            drop(decode_membership(&bytes));
+            drop(decode_change(&bytes));
+            drop(parse_change_key(&bytes));
+            if let Ok((key, ended)) = parse_old_key(&bytes) {
+                prop_assert_eq!(old_key(&key, ended), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_gives_back_head_and_value() {
+        let head = Head {
+            create_revision: Revision(2),
+            mod_revision: Revision(u64::MAX),
+            version: 300,
+            lease: None,
+        };
+        for value in [&b""[..], b"x", &[0; 300]] {
+            assert_eq!(Head::decode(&head.encode_with(value)).unwrap(), (head, value));
+        }
+    }
+}

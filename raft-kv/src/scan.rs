@@ -1,0 +1,181 @@
+//! One state of the store, and the ways through it.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
+
+use crate::error::KvError;
+use crate::model::{KeyRange, KeyValue, Revision};
+use crate::reader::Content;
+use crate::record::{Head, STATE_KEY, State, key_value, old_bound, old_key, parse_old_key};
+use crate::store::{Families, Store};
+
+/// One state of the store. Stays as it is while the store is written to.
+pub(crate) struct View<'a> {
+    frozen: SnapshotWithThreadMode<'a, DB>,
+    families: Families<'a>,
+    state: State,
+}
+
+/// How much of what is found to return.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) keys: u64,
+    pub(crate) bytes: usize,
+    pub(crate) content: Content,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) kvs: Vec<KeyValue>,
+    pub(crate) count: u64,
+    bytes: usize,
+    is_full: bool,
+}
+
+pub(crate) type Rows<'a> = DBRawIteratorWithThreadMode<'a, DB>;
+
+impl<'a> View<'a> {
+    pub(crate) fn new(store: &'a Store) -> Result<Self, KvError> {
+        let families = store.families();
+        let frozen = store.db().snapshot();
+        let state = frozen
+            .get_pinned_cf(families.meta, STATE_KEY)
+            .map_err(KvError::storage("reading how far it has come"))?
+            .map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))?;
+        Ok(Self { frozen, families, state })
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(crate) fn families(&self) -> Families<'a> {
+        self.families
+    }
+
+    /// The keys of `range` as they are now.
+    pub(crate) fn now(&self, range: &KeyRange, cut: Cut) -> Result<Found, KvError> {
+        let mut found = Found::default();
+        if range.is_empty() {
+            return Ok(found);
+        }
+        if let KeyRange::One(key) = range {
+            let record = self.frozen.get_pinned_cf(self.families.latest, key);
+            if let Some(record) = record.map_err(KvError::storage("reading a key"))? {
+                found.add(key, &record, cut)?;
+            }
+            return Ok(found);
+        }
+        let mut rows = self.rows(self.families.latest, range.before(), ReadOptions::default());
+        rows.seek(range.first());
+        while let Some((key, record)) = rows.item() {
+            found.add(key, record, cut)?;
+            rows.next();
+        }
+        rows.status().map_err(KvError::storage("reading a range"))?;
+        Ok(found)
+    }
+
+    /// The keys of `range` as they were at `at`, which must not be compacted.
+    pub(crate) fn past(&self, range: &KeyRange, at: Revision, cut: Cut) -> Result<Found, KvError> {
+        let mut found = Found::default();
+        if range.is_empty() {
+            return Ok(found);
+        }
+        let before = range.before();
+        let old_before = before.as_deref().map(|before| Bytes::from(old_bound(before)));
+        let mut now = self.rows(self.families.latest, before, ReadOptions::default());
+        let mut old = self.rows(self.families.old, old_before, ReadOptions::default());
+        now.seek(range.first());
+        old.seek(old_bound(range.first()));
+        loop {
+            let old_here = old.key().map(parse_old_key).transpose()?.map(|(key, _)| key);
+            let now_here = now.key();
+            let key: Cow<'_, [u8]> = match (now_here, old_here) {
+                (Some(a), Some(b)) if a <= &b[..] => Cow::Owned(a.to_vec()),
+                (_, Some(b)) => Cow::Owned(b),
+                (Some(a), None) => Cow::Owned(a.to_vec()),
+                (None, None) => break,
+            };
+            self.add_past(&key, at, (&mut now, &mut old), &mut found, cut)?;
+        }
+        now.status().map_err(KvError::storage("reading a range"))?;
+        old.status().map_err(KvError::storage("reading old records"))?;
+        Ok(found)
+    }
+
+    /// Adds `key` as it was at `at`, and moves both iterators beyond it. Neither is beyond it yet.
+    fn add_past(
+        &self,
+        key: &[u8],
+        at: Revision,
+        (now, old): (&mut Rows<'_>, &mut Rows<'_>),
+        found: &mut Found,
+        cut: Cut,
+    ) -> Result<(), KvError> {
+        let mut is_added = false;
+        if let Some(record) = now.item().filter(|(here, _)| *here == key).map(|(_, record)| record)
+        {
+            let (head, _) = Head::decode(record)?;
+            if head.mod_revision <= at {
+                found.add(key, record, cut)?;
+                is_added = true;
+            }
+            now.next();
+        }
+        if !is_added {
+            // Of the records that ended after `at`, the first is the only one that can have begun by then.
+            old.seek(old_key(key, at.next()));
+            if let Some((stored, record)) = old.item()
+                && parse_old_key(stored)?.0 == key
+                && Head::decode(record)?.0.mod_revision <= at
+            {
+                found.add(key, record, cut)?;
+            }
+        }
+        old.seek(old_key(key, Revision(u64::MAX)));
+        Ok(())
+    }
+
+    /// The rows of a family, before `before`.
+    pub(crate) fn rows(
+        &self,
+        family: &ColumnFamily,
+        before: Option<Bytes>,
+        mut options: ReadOptions,
+    ) -> Rows<'_> {
+        if let Some(before) = before {
+            options.set_iterate_upper_bound(before);
+        }
+        self.frozen.raw_iterator_cf_opt(family, options)
+    }
+}
+
+impl Found {
+    /// Counts a key, and keeps it if there is room. Once there was none, nothing more is kept, so that
+    /// what is kept has no gaps.
+    fn add(&mut self, key: &[u8], record: &[u8], cut: Cut) -> Result<(), KvError> {
+        self.count += 1;
+        if self.is_full || self.kvs.len() as u64 >= cut.keys {
+            return Ok(());
+        }
+        let kv = match cut.content {
+            Content::Full => key_value(key, record)?,
+            Content::KeysOnly | Content::CountOnly => {
+                let (head, _) = Head::decode(record)?;
+                head.into_key_value(Bytes::copy_from_slice(key), Bytes::new())
+            }
+        };
+        let bytes = self.bytes + kv.len_bytes();
+        if bytes > cut.bytes && !self.kvs.is_empty() {
+            self.is_full = true;
+            return Ok(());
+        }
+        self.bytes = bytes;
+        self.kvs.push(kv);
+        Ok(())
+    }
+}

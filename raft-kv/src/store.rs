@@ -1,0 +1,207 @@
+//! One RocksDB database of the store: how it is opened, and the few operations on its meta data.
+//!
+//! RocksDB's own log is off: the Raft log is the log. What is in memory is lost in a crash and applied
+//! again. Flushes are atomic over the column families, so what a crash leaves is the state as of
+//! some applied entry, whole (rule C3).
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use raft_core::{LogId, Membership};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    FlushOptions, Options, WriteBatch, WriteOptions,
+};
+
+use crate::config::KvConfig;
+use crate::error::KvError;
+use crate::home::{Home, RemoveOnDrop};
+use crate::record::{
+    FORMAT, FORMAT_KEY, MEMBERSHIP_KEY, STATE_KEY, State, decode_membership, encode_membership,
+};
+
+/// An open database. The fields are dropped in order: the database is closed before its directory is
+/// removed, and the lock is given up last.
+pub(crate) struct Store {
+    db: DB,
+    /// Set once another database has taken its place.
+    doomed: OnceLock<RemoveOnDrop>,
+    path: PathBuf,
+    _home: Home,
+}
+
+/// The column families, looked up once for many operations.
+#[derive(Clone, Copy)]
+pub(crate) struct Families<'a> {
+    pub(crate) meta: &'a ColumnFamily,
+    pub(crate) latest: &'a ColumnFamily,
+    pub(crate) old: &'a ColumnFamily,
+    pub(crate) changes: &'a ColumnFamily,
+}
+
+impl Store {
+    /// Creates the database number `number` of `home`, or opens it if it was created before.
+    pub(crate) fn create(home: &Home, number: u64, config: &KvConfig) -> Result<Self, KvError> {
+        let path = home.store_path(number);
+        if path.join("CURRENT").exists() {
+            check_families(&path)?;
+        }
+        Self::open_at(home, path, config)
+    }
+
+    /// Opens the database number `number` of `home`, which must be there.
+    pub(crate) fn open(home: &Home, number: u64, config: &KvConfig) -> Result<Self, KvError> {
+        let path = home.store_path(number);
+        if !path.join("CURRENT").exists() {
+            return Err(KvError::corrupt(format!("{} holds no database", path.display())));
+        }
+        check_families(&path)?;
+        Self::open_at(home, path, config)
+    }
+
+    fn open_at(home: &Home, path: PathBuf, config: &KvConfig) -> Result<Self, KvError> {
+        // One cache, so that the memory for all families has one bound.
+        let cache = Cache::new_lru_cache(config.block_cache_bytes);
+        let families = FAMILIES.map(|family| {
+            ColumnFamilyDescriptor::new(family, family_options(family, &cache, config))
+        });
+        let db = DB::open_cf_descriptors(&db_options(config), &path, families)
+            .map_err(KvError::storage("opening its database"))?;
+        let store = Self { db, doomed: OnceLock::new(), path, _home: home.clone() };
+        store.check_format()?;
+        Ok(store)
+    }
+
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    pub(crate) fn families(&self) -> Families<'_> {
+        let family = |name| self.db.cf_handle(name).expect("it was opened with this family");
+        Families {
+            meta: family(META),
+            latest: family(LATEST),
+            old: family(OLD),
+            changes: family(CHANGES),
+        }
+    }
+
+    /// How far it has come.
+    pub(crate) fn state(&self) -> Result<State, KvError> {
+        self.meta(STATE_KEY)?.map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))
+    }
+
+    /// The last membership it was given.
+    pub(crate) fn membership(&self) -> Result<Option<(LogId, Membership)>, KvError> {
+        self.meta(MEMBERSHIP_KEY)?.map(|bytes| decode_membership(&bytes)).transpose()
+    }
+
+    /// Stores a membership and makes it durable.
+    pub(crate) fn set_membership(&self, to: &(LogId, Membership)) -> Result<(), KvError> {
+        let mut batch = WriteBatch::new();
+        batch.put_cf(self.families().meta, MEMBERSHIP_KEY, encode_membership(to));
+        self.write(batch)?;
+        self.flush()
+    }
+
+    /// Writes `batch` as one. It is durable after the next flush.
+    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(KvError::storage("writing"))
+    }
+
+    /// Makes all that was written durable. Waits for the disk.
+    pub(crate) fn flush(&self) -> Result<(), KvError> {
+        let Families { meta, latest, old, changes } = self.families();
+        self.db
+            .flush_cfs_opt(&[meta, latest, old, changes], &FlushOptions::default())
+            .map_err(KvError::storage("flushing"))
+    }
+
+    /// Has the directory removed once nobody uses the database any more.
+    pub(crate) fn doom(&self) {
+        self.doomed.get_or_init(|| RemoveOnDrop(self.path.clone()));
+    }
+
+    fn check_format(&self) -> Result<(), KvError> {
+        let Some(bytes) = self.meta(FORMAT_KEY)? else {
+            if self.meta(STATE_KEY)?.is_some() {
+                return Err(KvError::corrupt("it does not say which format it has"));
+            }
+            let mut batch = WriteBatch::new();
+            batch.put_cf(self.families().meta, FORMAT_KEY, FORMAT.to_be_bytes());
+            return self.write(batch);
+        };
+        match <[u8; 4]>::try_from(&bytes[..]).map(u32::from_be_bytes) {
+            Ok(FORMAT) => Ok(()),
+            Ok(found) => Err(KvError::Format { found: found.to_string(), supported: FORMAT }),
+            Err(_) => Err(KvError::corrupt(format!("its format is {bytes:02x?}"))),
+        }
+    }
+
+    fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.db
+            .get_cf(self.families().meta, key)
+            .map_err(KvError::storage("reading how far it has come"))
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A newer program may have added families. RocksDB would only say that something is missing.
+fn check_families(path: &Path) -> Result<(), KvError> {
+    let found = DB::list_cf(&Options::default(), path)
+        .map_err(KvError::storage("reading what is in its database"))?;
+    match found.iter().find(|name| !FAMILIES.contains(&name.as_str())) {
+        Some(name) => Err(KvError::Format { found: format!("with {name:?}"), supported: FORMAT }),
+        None => Ok(()),
+    }
+}
+
+fn db_options(config: &KvConfig) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_max_open_files(config.max_open_files.into());
+    options.set_max_background_jobs(config.background_jobs.into());
+    // All families together. Whichever write reaches it starts a flush of all of them.
+    options.set_db_write_buffer_size(config.write_buffer_bytes);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_max_manifest_file_size(16 << 20);
+    // RocksDB's own diary; ours says what operators need.
+    options.set_keep_log_file_num(4);
+    options.set_max_log_file_size(4 << 20);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn family_options(family: &str, cache: &Cache, config: &KvConfig) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    // Indexes and filters count towards the cache, so that memory has a bound whatever the data.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_format_version(6);
+    if family == LATEST {
+        // The only family that is asked for keys that may not be there.
+        blocks.set_bloom_filter(10.0, false);
+    }
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(config.write_buffer_bytes);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options
+}
+
+const META: &str = "default";
+const LATEST: &str = "latest";
+const OLD: &str = "old";
+const CHANGES: &str = "changes";
+const FAMILIES: [&str; 4] = [META, LATEST, OLD, CHANGES];
