@@ -1,0 +1,106 @@
+//! What the tasks of one transport share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use quinn::{ClientConfig, Endpoint};
+use raft_core::{Identity, Inbox};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::config::Limits;
+use crate::log_gate::LogGate;
+use crate::peer::Registry;
+use crate::serve::ClientService;
+
+/// One transport, as its tasks see it.
+pub(crate) struct Shared {
+    pub(crate) runtime: Handle,
+    pub(crate) endpoint: Endpoint,
+    /// How other nodes are dialed.
+    pub(crate) peer_config: ClientConfig,
+    pub(crate) identity: Identity,
+    /// Drawn at random, to tell this process from the one before it.
+    pub(crate) session: u64,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) limits: Limits,
+    /// Where arriving snapshots are kept.
+    pub(crate) incoming: PathBuf,
+    pub(crate) clients: Arc<dyn ClientService>,
+    pub(crate) registry: Registry,
+    pub(crate) log: LogGate,
+    pub(crate) slots: Slots,
+    /// Set when the node starts to receive.
+    pub(crate) inbox: OnceLock<Inbox>,
+    counter: AtomicU64,
+}
+
+/// What may happen at the same time.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) peers: Arc<Semaphore>,
+    pub(crate) clients: Arc<Semaphore>,
+    pub(crate) snapshots_received: Arc<Semaphore>,
+    pub(crate) snapshots_sent: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new(limits: &Limits) -> Self {
+        let slots = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
+        Self {
+            handshakes: slots(limits.handshakes),
+            peers: slots(limits.peer_connections),
+            clients: slots(limits.client_connections),
+            snapshots_received: slots(limits.snapshots_received),
+            snapshots_sent: slots(limits.snapshots_sent),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        runtime: Handle,
+        endpoint: Endpoint,
+        peer_config: ClientConfig,
+        config: crate::config::QuicConfig,
+        clients: Arc<dyn ClientService>,
+    ) -> Self {
+        Self {
+            runtime,
+            endpoint,
+            peer_config,
+            identity: config.identity,
+            session: rand::random(),
+            idle_timeout: config.idle_timeout,
+            slots: Slots::new(&config.limits),
+            limits: config.limits,
+            incoming: config.incoming,
+            clients,
+            registry: Registry::default(),
+            log: LogGate::default(),
+            inbox: OnceLock::new(),
+            counter: AtomicU64::new(1),
+        }
+    }
+
+    /// Tells the node something, once it has started to receive.
+    pub(crate) fn deliver(&self, tell: impl FnOnce(&Inbox)) {
+        if let Some(inbox) = self.inbox.get() {
+            tell(inbox);
+        }
+    }
+
+    /// A number that this transport has not used before.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Locks what stays consistent whatever a holder of the lock may have panicked over: every critical
+/// section of this crate only moves values.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,277 @@
+//! Certificates and keys: reading them, checking them at the start, and what TLS is told.
+//!
+//! The files are checked before they are used, so that an operator learns at the start what would
+//! otherwise show as a handshake that fails on another machine. Chain and validity are verified in
+//! every handshake, on both sides, without exception. Sessions are never resumed and there is no
+//! 0-RTT: an expired certificate must not live on in a ticket, and nothing can be replayed.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use raft_core::NodeId;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
+
+use crate::config::TlsFiles;
+use crate::error::NetError;
+use crate::names::{node_name, node_of_certificate};
+use crate::wire::{CLIENT_PROTOCOL, PEER_PROTOCOL};
+
+/// What was read from the files, checked.
+#[derive(Debug)]
+pub(crate) struct Material {
+    files: TlsFiles,
+    provider: Arc<CryptoProvider>,
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Material {
+    /// Reads and checks the files.
+    pub(crate) fn load(files: &TlsFiles) -> Result<Self, NetError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        for authority in read_certificates(&files.ca)? {
+            roots.add(authority).map_err(|error| NetError::Garbled {
+                path: files.ca.clone(),
+                expected: "certificates of authorities",
+                detail: error.to_string(),
+            })?;
+        }
+        let chain = read_certificates(&files.certificate)?;
+        let key = read_key(&files.key)?;
+        let material = Self { files: files.clone(), provider, roots: Arc::new(roots), chain, key };
+        material.check_pair()?;
+        material.check_issuer()?;
+        Ok(material)
+    }
+
+    /// Checks that the certificate is the one of `node`, and fit for a server.
+    pub(crate) fn check_node(&self, node: NodeId) -> Result<(), NetError> {
+        let path = || self.files.certificate.clone();
+        let unusable = |detail: String| NetError::Unusable { path: path(), detail };
+        let names = node_of_certificate(self.leaf()).map_err(|e| unusable(e.to_string()))?;
+        if names != Some(node) {
+            return Err(NetError::OtherNode { certificate: path(), node, names });
+        }
+        let name = ServerName::try_from(node_name(node)).map_err(|e| unusable(e.to_string()))?;
+        self.server_verifier()?
+            .verify_server_cert(self.leaf(), &self.chain[1..], &name, &[], UnixTime::now())
+            .map_err(|error| unusable(error.to_string()))?;
+        Ok(())
+    }
+
+    /// For accepting connections, of nodes and of clients.
+    pub(crate) fn server(&self) -> Result<QuicServerConfig, NetError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            Arc::clone(&self.roots),
+            Arc::clone(&self.provider),
+        )
+        .build()
+        .map_err(|error| self.unusable(error))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| self.unusable(error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|error| self.unusable(error))?;
+        config.alpn_protocols = vec![PEER_PROTOCOL.to_vec(), CLIENT_PROTOCOL.to_vec()];
+        config.send_tls13_tickets = 0;
+        QuicServerConfig::try_from(config).map_err(|error| self.unusable(error))
+    }
+
+    /// For calling other nodes as a node. The name that is called is the one that is verified.
+    pub(crate) fn peer(&self) -> Result<QuicClientConfig, NetError> {
+        self.caller(self.server_verifier()?, PEER_PROTOCOL)
+    }
+
+    /// For calling any node as a client.
+    pub(crate) fn client(&self) -> Result<QuicClientConfig, NetError> {
+        self.caller(Arc::new(AnyNode(self.server_verifier()?)), CLIENT_PROTOCOL)
+    }
+
+    fn caller(
+        &self,
+        verifier: Arc<dyn ServerCertVerifier>,
+        protocol: &[u8],
+    ) -> Result<QuicClientConfig, NetError> {
+        // "Dangerous" is rustls' word for any verifier that is handed over; both of ours verify.
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| self.unusable(error))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(|error| self.unusable(error))?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.resumption = Resumption::disabled();
+        QuicClientConfig::try_from(config).map_err(|error| self.unusable(error))
+    }
+
+    fn server_verifier(&self) -> Result<Arc<WebPkiServerVerifier>, NetError> {
+        WebPkiServerVerifier::builder_with_provider(
+            Arc::clone(&self.roots),
+            Arc::clone(&self.provider),
+        )
+        .build()
+        .map_err(|error| self.unusable(error))
+    }
+
+    fn check_pair(&self) -> Result<(), NetError> {
+        match CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &self.provider) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(NetError::KeyMismatch {
+                key: self.files.key.clone(),
+                certificate: self.files.certificate.clone(),
+            }),
+            Err(error) => Err(NetError::Garbled {
+                path: self.files.key.clone(),
+                expected: PRIVATE_KEY,
+                detail: error.to_string(),
+            }),
+        }
+    }
+
+    fn check_issuer(&self) -> Result<(), NetError> {
+        let verifier = WebPkiClientVerifier::builder_with_provider(
+            Arc::clone(&self.roots),
+            Arc::clone(&self.provider),
+        )
+        .build()
+        .map_err(|error| self.unusable(error))?;
+        let checked = verifier.verify_client_cert(self.leaf(), &self.chain[1..], UnixTime::now());
+        match checked {
+            Ok(_) => Ok(()),
+            // A second authority of the same name has another key: that is a bad signature.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            )) => Err(NetError::OtherAuthority {
+                certificate: self.files.certificate.clone(),
+                ca: self.files.ca.clone(),
+            }),
+            Err(error) => Err(self.unusable(error)),
+        }
+    }
+
+    fn leaf(&self) -> &CertificateDer<'static> {
+        &self.chain[0] // `read_certificates` returns at least one.
+    }
+
+    fn unusable(&self, error: impl ToString) -> NetError {
+        NetError::Unusable { path: self.files.certificate.clone(), detail: error.to_string() }
+    }
+}
+
+/// Verifies that a server is *a* node of the cluster, for clients that were given an address and
+/// cannot know which node is there. Everything else is verified as always: the chain, the time, the
+/// purpose, the signature.
+#[derive(Debug)]
+struct AnyNode(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for AnyNode {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        // Instead of the name that was called, the name that the certificate claims as a node's is
+        // verified. A certificate that claims none, such as a client's, is refused.
+        let named = match node_of_certificate(end_entity) {
+            Ok(Some(node)) => ServerName::try_from(node_name(node)),
+            Ok(None) => return Err(CertificateError::NotValidForName.into()),
+            Err(_) => return Err(CertificateError::BadEncoding.into()),
+        };
+        let named = named.map_err(|_| CertificateError::BadEncoding)?;
+        self.0.verify_server_cert(end_entity, intermediates, &named, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Reads at least one certificate; all of them are valid now.
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NetError> {
+    let garbled = |detail: String| NetError::Garbled {
+        path: path.to_owned(),
+        expected: "a certificate",
+        detail,
+    };
+    let bytes = read(path)?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| garbled(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(garbled("there is none in it".to_owned()));
+    }
+    let now = ASN1Time::now();
+    for certificate in &certificates {
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|error| garbled(error.to_string()))?;
+        let validity = parsed.validity();
+        if now > validity.not_after {
+            let expired = validity.not_after.to_string();
+            return Err(NetError::Expired { path: path.to_owned(), expired });
+        }
+        if now < validity.not_before {
+            let valid_from = validity.not_before.to_string();
+            return Err(NetError::NotYetValid { path: path.to_owned(), valid_from });
+        }
+    }
+    Ok(certificates)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, NetError> {
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| NetError::Garbled {
+        path: path.to_owned(),
+        expected: PRIVATE_KEY,
+        detail: error.to_string(),
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, NetError> {
+    let unreadable = |source| NetError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}
+
+const PRIVATE_KEY: &str = "a private key";
+/// Whatever is longer is not a certificate.
+const MAX_FILE_BYTES: u64 = 1 << 20;

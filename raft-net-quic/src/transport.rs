@@ -1,0 +1,123 @@
+//! [`QuicTransport`]: the [`Transport`] of a node, and the door for its clients.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use raft_core::{
+    Envelope, Inbox, Peers, Sent, SnapshotHeader, SnapshotSource, SnapshotTicket, Transport,
+};
+use tokio::runtime::Handle;
+
+use crate::accept;
+use crate::close::{Refusal, RefusalKind};
+use crate::config::QuicConfig;
+use crate::endpoint;
+use crate::error::NetError;
+use crate::serve::ClientService;
+use crate::shared::Shared;
+use crate::snapshot::{self, Outcome};
+use crate::tls::Material;
+
+/// Carries messages, snapshots and the requests of clients on one UDP socket.
+///
+/// Dropping it closes every connection and frees the port a moment later, see
+/// [`QuicTransport::closed`].
+pub struct QuicTransport {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+}
+
+impl QuicTransport {
+    /// Checks the certificates and opens the socket. Nothing is accepted before
+    /// [`Transport::start`], and nothing is dialed before [`Transport::set_peers`].
+    ///
+    /// Its tasks run on `runtime`. The other methods may be called from any thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`NetError`]: the port is in use, a file is missing or unfit, the directory for arriving
+    /// snapshots cannot be made.
+    pub fn bind(
+        runtime: Handle,
+        config: QuicConfig,
+        clients: Arc<dyn ClientService>,
+    ) -> Result<Self, NetError> {
+        let tls = Material::load(&config.tls)?;
+        tls.check_node(config.identity.node)?;
+        let peer_config = endpoint::peer_config(&config, &tls)?;
+        snapshot::prepare(&config.incoming)
+            .map_err(|source| NetError::Incoming { path: config.incoming.clone(), source })?;
+        let endpoint = {
+            let _within = runtime.enter();
+            endpoint::node(&config, &tls)?
+        };
+        let address = config.listen;
+        let local_addr =
+            endpoint.local_addr().map_err(|source| NetError::Socket { address, source })?;
+        let shared = Arc::new(Shared::new(runtime, endpoint, peer_config, config, clients));
+        Ok(Self { shared, local_addr })
+    }
+
+    /// Where it listens. The port is the one that the system chose if the configured one was 0.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Waits, once the transport is dropped, until every connection has been told so. A process that
+    /// stops waits for this (with a time limit: a peer may be gone without a word), so that others
+    /// need not find out by a timeout.
+    pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let endpoint = self.shared.endpoint.clone();
+        async move { endpoint.wait_idle().await }
+    }
+}
+
+impl Transport for QuicTransport {
+    fn start(&mut self, inbox: Inbox) {
+        if self.shared.inbox.set(inbox).is_ok() {
+            self.shared.runtime.spawn(accept::run(Arc::clone(&self.shared)));
+        }
+    }
+
+    fn send(&self, envelope: Envelope) -> Sent {
+        self.shared.registry.send(envelope)
+    }
+
+    fn send_snapshot(
+        &self,
+        header: SnapshotHeader,
+        source: Box<dyn SnapshotSource>,
+    ) -> SnapshotTicket {
+        let ticket = SnapshotTicket(self.shared.next_number());
+        let outcome = Outcome::new(Arc::clone(&self.shared), header.to, ticket);
+        let sending = snapshot::send(Arc::clone(&self.shared), header, source, outcome);
+        self.shared.runtime.spawn(sending);
+        ticket
+    }
+
+    fn set_peers(&self, peers: &Peers) {
+        self.shared.registry.set_peers(&self.shared, peers);
+    }
+}
+
+impl Drop for QuicTransport {
+    fn drop(&mut self) {
+        self.shared.registry.stop();
+        let refusal = Refusal::new(
+            RefusalKind::Stopping,
+            format!("node {} stops", self.shared.identity.node),
+        );
+        refusal.close_all(&self.shared.endpoint);
+    }
+}
+
+impl fmt::Debug for QuicTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicTransport")
+            .field("identity", &self.shared.identity)
+            .field("local_addr", &self.local_addr)
+            .finish_non_exhaustive()
+    }
+}
