@@ -1,0 +1,43 @@
+# Everything that a person or the CI does with this repository. One cargo profile (release) for all of
+# it, and always the whole workspace, so that RocksDB is compiled once.
+
+CARGO ?= cargo
+
+# Outside the checkout, so that every clone and the CI share one RocksDB. To use cargo by hand beside
+# make, export the same.
+CARGO_TARGET_DIR ?= $(HOME)/.cache/raft-in-layers/target
+export CARGO_TARGET_DIR
+
+PROFILE := --release --workspace
+
+.PHONY: help demo build test check fmt clippy doc core setup
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: build ## Run three nodes, kill the leader, show that nothing is lost (ARGS=--exit to stop then)
+	@"$(CARGO_TARGET_DIR)/release/raft" demo $(ARGS)
+
+test: build ## Run every test
+	$(CARGO) test $(PROFILE)
+
+build: setup ## Compile everything; the first time takes about 20 minutes on 2 cores (RocksDB)
+	$(CARGO) build $(PROFILE)
+
+check: ## What CI runs: tests, format, lints, documentation, dependency rules
+	.ci/run
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+clippy: setup ## Lint everything; a warning is an error
+	$(CARGO) clippy $(PROFILE) --all-targets -- -D warnings
+
+doc: setup ## Build the documentation; a warning is an error
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps
+
+core: ## Test the consensus core alone; needs no RocksDB
+	$(CARGO) test --release -p raft-core
+
+setup: ## Install what the build needs, if it is missing
+	@.ci/setup
