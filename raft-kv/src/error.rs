@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use raft_core::{Index, LogId, MachineError};
+use raft_core::{LogId, MachineError};
 
 use crate::model::Revision;
 
@@ -72,14 +72,6 @@ pub enum KvError {
         revision: Revision,
         /// The latest there is.
         current: Revision,
-    },
-    /// This node has not yet applied what the caller has already seen. Ask another, or wait.
-    #[error("index {wanted} is not applied here yet; this node is at {applied}")]
-    Behind {
-        /// What the caller has seen.
-        wanted: Index,
-        /// How far this node has come.
-        applied: Index,
     },
     /// The configuration makes no sense.
     #[error("the key-value configuration is wrong: {0}")]

@@ -4,8 +4,13 @@
 //! as they were.
 //!
 //! - [`Kv`] is the `StateMachine`, on RocksDB; [`KvReader`] reads it alongside.
+//! - [`Service`] answers clients in the name of a node; [`api`] is what they say to each other.
+//! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic over a
+//!   channel that carries bytes.
 
+pub mod api;
 mod apply;
+pub mod client;
 mod codec;
 mod command;
 mod config;
@@ -14,9 +19,11 @@ mod error;
 mod home;
 mod kv;
 mod model;
+mod pool;
 mod reader;
 mod record;
 mod scan;
+mod service;
 mod snapshot;
 mod store;
 
@@ -29,3 +36,4 @@ pub use error::{DecodeError, KvError};
 pub use kv::Kv;
 pub use model::{KeyRange, KeyValue, LeaseId, Revision};
 pub use reader::{Content, KvReader, RangeReply, RangeRequest};
+pub use service::Service;

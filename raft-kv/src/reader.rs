@@ -114,6 +114,31 @@ impl KvReader {
         })
     }
 
+    /// Reads one key as it is now, if that needs no disk. `None` if it might, or if `request` asks for
+    /// anything else. Never blocks, so that any thread may try it first.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvReader::range`].
+    pub fn range_cached(&self, request: &RangeRequest) -> Result<Option<RangeReply>, KvError> {
+        let KeyRange::One(key) = &request.range else { return Ok(None) };
+        let is_plain = request.revision.is_none()
+            && request.limit.is_none()
+            && request.content == Content::Full;
+        if !is_plain {
+            return Ok(None);
+        }
+        let store = self.live.store();
+        let Some((state, kv)) = View::cached(&store, key)? else { return Ok(None) };
+        Ok(Some(RangeReply {
+            count: kv.iter().len() as u64,
+            kvs: kv.into_iter().collect(),
+            more: false,
+            revision: state.revision,
+            applied: state.last.index,
+        }))
+    }
+
     /// Reads one key as it is now.
     ///
     /// # Errors

@@ -3,7 +3,10 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use rocksdb::{ColumnFamily, DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
+use rocksdb::{
+    ColumnFamily, DB, DBRawIteratorWithThreadMode, ErrorKind, ReadOptions, ReadTier,
+    SnapshotWithThreadMode,
+};
 
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
@@ -46,6 +49,29 @@ impl<'a> View<'a> {
             .map_err(KvError::storage("reading how far it has come"))?
             .map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))?;
         Ok(Self { frozen, families, state })
+    }
+
+    /// The state of the store and one key in it, or `None` if that might take a disk.
+    pub(crate) fn cached(
+        store: &'a Store,
+        key: &[u8],
+    ) -> Result<Option<(State, Option<KeyValue>)>, KvError> {
+        let families = store.families();
+        let frozen = store.db().snapshot();
+        let read = |family: &ColumnFamily, key: &[u8]| {
+            let mut options = ReadOptions::default();
+            options.set_read_tier(ReadTier::BlockCache);
+            match frozen.get_pinned_cf_opt(family, key, options) {
+                Ok(found) => Ok(Some(found)),
+                Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+                Err(error) => Err(KvError::storage("reading a key")(error)),
+            }
+        };
+        let Some(state) = read(families.meta, STATE_KEY)? else { return Ok(None) };
+        let state = state.map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))?;
+        let Some(record) = read(families.latest, key)? else { return Ok(None) };
+        let kv = record.map(|record| key_value(key, &record)).transpose()?;
+        Ok(Some((state, kv)))
     }
 
     pub(crate) fn state(&self) -> State {

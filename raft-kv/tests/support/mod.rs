@@ -18,8 +18,9 @@ use tempfile::TempDir;
 
 /// A store, and the log that was applied to it.
 pub(crate) struct Subject {
-    dir: TempDir,
+    // Dropped in this order: closing a store whose directory is gone would take long.
     kv: Option<Kv>,
+    dir: TempDir,
     pub(crate) log: Vec<Entry>,
 }
 

@@ -1,0 +1,225 @@
+//! What a client knows of a cluster: where its nodes are, who leads, and what it has seen.
+//!
+//! No network and no clock here; times are handed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use raft_core::{Index, NodeId, Term};
+
+use crate::api::{Header, LeaderHint, Members};
+
+/// What a client knows of a cluster.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// The endpoints its user gave, in that order.
+    given: Vec<String>,
+    /// The members, from the newest configuration it was told of.
+    members: BTreeMap<NodeId, String>,
+    members_at: Index,
+    leader: Option<Leader>,
+    /// The newest term it has heard of.
+    term: Term,
+    /// The last index of which it has seen the effect (rule C8).
+    applied: Index,
+    /// When each endpoint last answered.
+    heard: BTreeMap<String, Instant>,
+    /// Those that did not answer when last asked. They are asked last.
+    silent: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Leader {
+    address: String,
+    term: Term,
+}
+
+/// Whom to ask first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preference {
+    /// The leader, since only it can answer.
+    Leader,
+    /// The endpoints that were given, in that order: anybody will do.
+    Given,
+}
+
+impl Directory {
+    pub(crate) fn new(endpoints: Vec<String>) -> Self {
+        Self {
+            given: endpoints,
+            members: BTreeMap::new(),
+            members_at: Index::ZERO,
+            leader: None,
+            term: Term(0),
+            applied: Index::ZERO,
+            heard: BTreeMap::new(),
+            silent: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn given(&self) -> &[String] {
+        &self.given
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// The endpoint to ask next, other than those in `tried`.
+    pub(crate) fn next(&self, tried: &BTreeSet<String>, preference: Preference) -> Option<String> {
+        let leader = match preference {
+            Preference::Leader => self.leader.as_ref().map(|leader| &leader.address),
+            Preference::Given => None,
+        };
+        let all = leader.into_iter().chain(&self.given).chain(self.members.values());
+        let left: Vec<_> = all.filter(|endpoint| !tried.contains(*endpoint)).collect();
+        let is_silent = |endpoint: &String| self.silent.contains(endpoint);
+        left.iter().find(|e| !is_silent(e)).or_else(|| left.first()).map(|e| (*e).clone())
+    }
+
+    /// Whether `endpoint` has answered within `span` before `now`.
+    pub(crate) fn is_fresh(&self, endpoint: &str, now: Instant, span: Duration) -> bool {
+        self.heard.get(endpoint).is_some_and(|heard| now.duration_since(*heard) <= span)
+    }
+
+    /// `endpoint` has answered.
+    pub(crate) fn on_reply(&mut self, endpoint: &str, header: &Header, now: Instant) {
+        self.term = self.term.max(header.term);
+        self.silent.remove(endpoint);
+        self.heard.insert(endpoint.to_owned(), now);
+    }
+
+    /// The user is about to see the effect of everything up to `applied`.
+    pub(crate) fn on_seen(&mut self, applied: Index) {
+        self.applied = self.applied.max(applied);
+    }
+
+    /// `endpoint` has done what only a leader can.
+    pub(crate) fn on_led(&mut self, endpoint: &str, term: Term) {
+        if self.leader.as_ref().is_none_or(|leader| leader.term <= term) {
+            self.leader = Some(Leader { address: endpoint.to_owned(), term });
+        }
+    }
+
+    /// `endpoint` says that it does not lead, and who does in `term`. Returns where to go if that is news.
+    ///
+    /// A hint is trusted only if its term is not older than the newest that was heard of: a node that
+    /// was cut off still believes in a leader long gone.
+    pub(crate) fn on_not_leader(
+        &mut self,
+        endpoint: &str,
+        hint: Option<&LeaderHint>,
+        term: Term,
+    ) -> Option<String> {
+        if self.leader.as_ref().is_some_and(|leader| leader.address == endpoint) {
+            self.leader = None;
+        }
+        if term < self.term {
+            return None;
+        }
+        self.term = term;
+        if self.leader.as_ref().is_some_and(|leader| leader.term < term) {
+            self.leader = None;
+        }
+        let address = &hint.filter(|hint| is_plausible(&hint.address))?.address;
+        let leader = Leader { address: address.clone(), term };
+        if self.leader.as_ref() == Some(&leader) || leader.address == endpoint {
+            return None;
+        }
+        self.leader = Some(leader);
+        Some(address.clone())
+    }
+
+    /// `endpoint` has not answered. It is not taken for the leader any more.
+    pub(crate) fn on_silence(&mut self, endpoint: &str) {
+        self.heard.remove(endpoint);
+        self.silent.insert(endpoint.to_owned());
+        if self.leader.as_ref().is_some_and(|leader| leader.address == endpoint) {
+            self.leader = None;
+        }
+        // Silence of those who are not members any more is of no interest.
+        let Self { given, members, silent, .. } = self;
+        silent.retain(|e| given.contains(e) || members.values().any(|member| member == e));
+    }
+
+    /// Somebody has told who the members are.
+    pub(crate) fn on_members(&mut self, members: &Members) {
+        let addresses = members.addresses();
+        if members.membership_at < self.members_at || addresses.is_empty() {
+            return; // Old news, or none.
+        }
+        self.members_at = members.membership_at;
+        self.members = addresses;
+        self.members.retain(|_, address| is_plausible(address));
+        while self.members.len() > MEMBERS {
+            self.members.pop_last();
+        }
+        let Self { given, members, heard, .. } = self;
+        heard.retain(|e, _| given.contains(e) || members.values().any(|member| member == e));
+    }
+}
+
+fn is_plausible(address: &str) -> bool {
+    !address.is_empty() && address.len() <= ADDRESS_BYTES
+}
+
+/// More members than any cluster has. A node cannot make a client remember more.
+const MEMBERS: usize = 64;
+/// The longest address that is remembered: that of the longest host name, and a port.
+const ADDRESS_BYTES: usize = 253 + 1 + 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(address: &str) -> LeaderHint {
+        LeaderHint { node: NodeId::new(1).unwrap(), address: address.to_owned() }
+    }
+
+    fn directory() -> Directory {
+        Directory::new(vec!["a".to_owned(), "b".to_owned()])
+    }
+
+    fn next(directory: &Directory) -> String {
+        directory.next(&BTreeSet::new(), Preference::Leader).unwrap()
+    }
+
+    #[test]
+    fn a_hint_is_followed_unless_it_is_older_than_what_is_known() {
+        let mut directory = directory();
+        assert_eq!(next(&directory), "a");
+        assert_eq!(directory.on_not_leader("a", Some(&hint("c")), Term(5)), Some("c".to_owned()));
+        assert_eq!(next(&directory), "c");
+        assert_eq!(directory.on_not_leader("b", Some(&hint("d")), Term(4)), None, "older");
+        assert_eq!(next(&directory), "c");
+        assert_eq!(directory.on_not_leader("b", Some(&hint("c")), Term(5)), None, "no news");
+        assert_eq!(directory.on_not_leader("b", Some(&hint("d")), Term(6)), Some("d".to_owned()));
+        assert_eq!(next(&directory), "d");
+        assert_eq!(directory.on_not_leader("b", None, Term(7)), None);
+        assert_eq!(next(&directory), "a", "the leader of an older term is none");
+    }
+
+    #[test]
+    fn who_does_not_answer_is_asked_last_until_it_does() {
+        let mut directory = directory();
+        directory.on_led("a", Term(1));
+        directory.on_silence("a");
+        assert_eq!(next(&directory), "b");
+        let tried = BTreeSet::from(["b".to_owned()]);
+        assert_eq!(directory.next(&tried, Preference::Leader), Some("a".to_owned()));
+        let node = NodeId::new(1).unwrap();
+        let header =
+            Header { node, term: Term(1), applied: Index(0), revision: crate::Revision(1) };
+        directory.on_reply("a", &header, Instant::now());
+        assert_eq!(next(&directory), "a");
+    }
+
+    #[test]
+    fn absurd_addresses_are_not_remembered() {
+        let mut directory = directory();
+        let long = "x".repeat(300);
+        assert_eq!(directory.on_not_leader("a", Some(&hint(&long)), Term(5)), None);
+        assert_eq!(directory.on_not_leader("a", Some(&hint("")), Term(5)), None);
+        assert_eq!(next(&directory), "a");
+    }
+}

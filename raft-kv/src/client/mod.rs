@@ -1,0 +1,208 @@
+//! The client of a cluster, generic over the [`Channel`] that carries its requests.
+//!
+//! It may know one node only, and that node may be any: it follows hints to the leader, learns the other
+//! members, and goes on with them when the one it was given dies. It repeats a request on its own only
+//! if that cannot do it twice: reads always; writes only if the last attempt surely had no
+//! effect. Otherwise the outcome of a write is reported as unknown, which is the truth (rule C4).
+
+mod attempt;
+mod channel;
+mod directory;
+mod error;
+mod status;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::api::{Answer, Members, Read, ReadLevel, Request};
+use crate::command::{
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Outcome, Put, PutOutcome,
+};
+use crate::model::{KeyRange, KeyValue, Revision};
+use crate::reader::{RangeReply, RangeRequest};
+
+use self::attempt::Kind;
+use self::directory::Directory;
+
+pub use channel::{Channel, ChannelError, NotSentKind};
+pub use error::ClientError;
+pub use status::MemberStatus;
+
+/// A client of a cluster. Cloning shares what it has learnt.
+///
+/// Needs a tokio runtime with time enabled.
+pub struct Client<C> {
+    channel: Arc<C>,
+    directory: Arc<Mutex<Directory>>,
+    timeout: Duration,
+}
+
+/// What [`Client::get`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Got {
+    /// The key, if it is there.
+    pub kv: Option<KeyValue>,
+    /// The revision of the store when it was read.
+    pub revision: Revision,
+}
+
+impl<C: Channel> Client<C> {
+    /// A client of the cluster that has nodes at `endpoints` (`host:port`), one at least. A request
+    /// is given up after `timeout`.
+    pub fn new(channel: C, endpoints: Vec<String>, timeout: Duration) -> Self {
+        let directory = Arc::new(Mutex::new(Directory::new(endpoints)));
+        Self { channel: Arc::new(channel), directory, timeout }
+    }
+
+    /// The same client with another timeout.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`]; after [`ClientError::Unknown`] it may be written or not.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<PutOutcome, ClientError> {
+        let (key, value) = (key.into(), value.into());
+        self.put_with(Put { key, value, lease: None, prev_kv: false }).await
+    }
+
+    /// Writes a key, with all there is to say about it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::put`].
+    pub async fn put_with(&self, put: Put) -> Result<PutOutcome, ClientError> {
+        self.write(Command::Put(put), |outcome| match outcome {
+            Outcome::Put(outcome) => Some(outcome),
+            Outcome::DeleteRange(_) | Outcome::Compact(_) | Outcome::Refused(_) => None,
+        })
+        .await
+    }
+
+    /// Deletes the keys of a range.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`]; after [`ClientError::Unknown`] they may be deleted or not.
+    pub async fn delete(&self, range: KeyRange) -> Result<DeleteOutcome, ClientError> {
+        self.delete_with(DeleteRange { range, prev_kv: false }).await
+    }
+
+    /// Deletes the keys of a range, with all there is to say about it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::delete`].
+    pub async fn delete_with(&self, delete: DeleteRange) -> Result<DeleteOutcome, ClientError> {
+        self.write(Command::DeleteRange(delete), |outcome| match outcome {
+            Outcome::DeleteRange(outcome) => Some(outcome),
+            Outcome::Put(_) | Outcome::Compact(_) | Outcome::Refused(_) => None,
+        })
+        .await
+    }
+
+    /// Gives up the history before `revision`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`]; after [`ClientError::Unknown`] it may be gone or not.
+    pub async fn compact(&self, revision: Revision) -> Result<CompactOutcome, ClientError> {
+        self.write(Command::Compact(Compact { revision }), |outcome| match outcome {
+            Outcome::Compact(outcome) => Some(outcome),
+            Outcome::Put(_) | Outcome::DeleteRange(_) | Outcome::Refused(_) => None,
+        })
+        .await
+    }
+
+    /// Reads one key.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn get(&self, key: impl Into<Bytes>, level: ReadLevel) -> Result<Got, ClientError> {
+        let found = self.range(RangeRequest::new(KeyRange::One(key.into())), level).await?;
+        Ok(Got { kv: found.kvs.into_iter().next(), revision: found.revision })
+    }
+
+    /// Reads a range.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn range(
+        &self,
+        request: RangeRequest,
+        level: ReadLevel,
+    ) -> Result<RangeReply, ClientError> {
+        let min_applied = self.directory().applied();
+        let kind = match level {
+            ReadLevel::Linearizable => Kind::Read,
+            ReadLevel::Stale => Kind::Anyone,
+        };
+        let request = Request::Range(Read { request, level, min_applied });
+        let found = self.run(&request, kind, |answer| match answer {
+            Answer::Range(found) => Some(found),
+            Answer::Written(_) | Answer::Status(_) | Answer::Members(_) => None,
+        });
+        found.await
+    }
+
+    /// Asks any node who the members are.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn members(&self) -> Result<Members, ClientError> {
+        self.run(&Request::Members, Kind::Anyone, |answer| match answer {
+            Answer::Members(members) => Some(members),
+            Answer::Written(_) | Answer::Range(_) | Answer::Status(_) => None,
+        })
+        .await
+    }
+
+    async fn write<T>(
+        &self,
+        command: Command,
+        expect: impl Fn(Outcome) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        self.run(&Request::Write(command), Kind::Write, |answer| match answer {
+            Answer::Written(outcome) => expect(outcome),
+            Answer::Range(_) | Answer::Status(_) | Answer::Members(_) => None,
+        })
+        .await
+    }
+
+    fn directory(&self) -> MutexGuard<'_, Directory> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C> Clone for Client<C> {
+    fn clone(&self) -> Self {
+        Self {
+            channel: self.channel.clone(),
+            directory: self.directory.clone(),
+            timeout: self.timeout,
+        }
+    }
+}
+
+impl<C> fmt::Debug for Client<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("directory", &self.directory)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,347 @@
+//! The node's side of the API: takes a client's request, asks the node, reads the store, answers.
+//!
+//! Nothing here blocks: requests come in on the threads of the network, and the node answers on its own.
+//! What may have to wait for a disk, or take long, goes to a few threads of our own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{
+    Committed, Handle, Identity, Index, NodeId, ReadLevel as Barrier, Refusal, RequestError, Status,
+};
+
+use crate::api::{
+    Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, Read, ReadLevel, Rejection, Reply,
+    Request,
+};
+use crate::command::{Command, DeleteRange, Outcome, Put, Refused};
+use crate::config::KvConfig;
+use crate::error::KvError;
+use crate::model::KeyRange;
+use crate::pool::Pool;
+use crate::reader::{KvReader, RangeReply, RangeRequest};
+
+/// Answers clients in the name of one node. Cloning shares it.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    handle: Handle,
+    reader: KvReader,
+    identity: Identity,
+    address: String,
+    pool: Pool,
+}
+
+/// Where an answer goes.
+type Answerer = Box<dyn FnOnce(Bytes) + Send>;
+
+impl Service {
+    /// Answers for the node behind `handle`, whose state machine `reader` reads. `address` is where
+    /// clients find this node, until its membership says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Io`] if the threads for long reads cannot be started.
+    pub fn new(
+        handle: Handle,
+        reader: KvReader,
+        identity: Identity,
+        address: impl Into<String>,
+    ) -> Result<Self, KvError> {
+        let pool = Pool::start(READ_THREADS, READS_WAITING)?;
+        let address = address.into();
+        Ok(Self { inner: Arc::new(Inner { handle, reader, identity, address, pool }) })
+    }
+
+    /// Takes one request, of any bytes. `reply` is called once, now or later, on some other thread;
+    /// it must not block.
+    pub fn call(&self, request: Bytes, reply: impl FnOnce(Bytes) + Send + 'static) {
+        let inner = &self.inner;
+        let request = match Request::decode(&request) {
+            Ok(request) => request,
+            Err(error) => {
+                let message = format!("the request is not understood: {error}");
+                let body = Err(rejected(Rejection::NotUnderstood, message));
+                return reply(inner.reply(body).encode());
+            }
+        };
+        if let Err(error) = check(&request, inner.reader.config()) {
+            return reply(inner.reply(Err(error)).encode());
+        }
+        match request {
+            Request::Write(command) => self.write(&command, Box::new(reply)),
+            Request::Range(read) => self.read(read, Box::new(reply)),
+            Request::Status => reply(inner.reply(Ok(Answer::Status(inner.status()))).encode()),
+            Request::Members => reply(inner.reply(Ok(Answer::Members(inner.members()))).encode()),
+        }
+    }
+
+    fn write(&self, command: &Command, reply: Answerer) {
+        let inner = self.inner.clone();
+        self.inner.handle.propose(command.encode(), move |result| {
+            let body = match result {
+                Ok(committed) => inner.written(&committed),
+                Err(error) => Err(inner.refused(error, Effect::Possible)),
+            };
+            reply(inner.reply(body).encode());
+        });
+    }
+
+    fn read(&self, read: Read, reply: Answerer) {
+        let Read { request, level, min_applied } = read;
+        let inner = self.inner.clone();
+        match level {
+            ReadLevel::Stale => inner.find(request, min_applied, reply),
+            ReadLevel::Linearizable => {
+                self.inner.handle.read_barrier(Barrier::Linearizable, move |result| match result {
+                    // What the client has seen was acknowledged, so the barrier covers it.
+                    Ok(index) => inner.find(request, index, reply),
+                    Err(error) => {
+                        let error = inner.refused(error, Effect::Impossible);
+                        reply(inner.reply(Err(error)).encode());
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { identity, address, .. } = &*self.inner;
+        f.debug_struct("Service")
+            .field("identity", identity)
+            .field("address", address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a request may have had an effect that nobody has heard of.
+#[derive(Clone, Copy)]
+enum Effect {
+    Possible,
+    Impossible,
+}
+
+impl Inner {
+    /// Reads the store, which has to have applied `least`, and answers. At once if what is asked for is
+    /// in memory; elsewhere if it might have to wait for the disk or take long.
+    fn find(self: Arc<Self>, request: RangeRequest, least: Index, reply: Answerer) {
+        match self.reader.range_cached(&request) {
+            Ok(Some(found)) => reply(self.reply(fresh(found, least)).encode()),
+            Ok(None) => {
+                let inner = self.clone();
+                let job = move |reply: Answerer| {
+                    let body = match inner.reader.range(&request) {
+                        Ok(found) => fresh(found, least),
+                        Err(error) => Err(unreadable(error)),
+                    };
+                    reply(inner.reply(body).encode());
+                };
+                if let Err(reply) = self.pool.run(reply, job) {
+                    let message = "more reads wait than the node can hold".to_owned();
+                    let body = Err(ErrorReply::Busy { retry_after_ms: BUSY_MS, message });
+                    reply(self.reply(body).encode());
+                }
+            }
+            Err(error) => reply(self.reply(Err(unreadable(error))).encode()),
+        }
+    }
+
+    fn reply(&self, body: Result<Answer, ErrorReply>) -> Reply {
+        let (revision, applied) = match &body {
+            Ok(Answer::Range(found)) => (found.revision, found.applied),
+            Ok(_) | Err(_) => (self.reader.revision(), self.reader.applied().index),
+        };
+        let term = self.handle.status().term;
+        Reply { header: Header { node: self.identity.node, term, applied, revision }, body }
+    }
+
+    fn written(&self, committed: &Committed) -> Result<Answer, ErrorReply> {
+        match Outcome::decode(&committed.outcome) {
+            Ok(Outcome::Refused(refused)) => Err(senseless(&refused)),
+            Ok(outcome) => Ok(Answer::Written(outcome)),
+            // It is done; only what became of it cannot be told.
+            Err(error) => Err(ErrorReply::Unknown {
+                message: format!("the outcome at {} is not understood: {error}", committed.id),
+            }),
+        }
+    }
+
+    fn refused(&self, error: RequestError, effect: Effect) -> ErrorReply {
+        let message = error.to_string();
+        let busy = |message| ErrorReply::Busy { retry_after_ms: BUSY_MS, message };
+        match (error, effect) {
+            (RequestError::Refused(refusal), _) => match refusal {
+                Refusal::NotLeader { leader, term } => {
+                    let leader = leader.and_then(|leader| self.hint(&self.handle.status(), leader));
+                    ErrorReply::NotLeader { leader, term }
+                }
+                Refusal::Invalid(message) => rejected(Rejection::NotUnderstood, message),
+                // All of these pass by themselves, and nothing was done.
+                Refusal::Busy { .. }
+                | Refusal::Transferring { .. }
+                | Refusal::ChangePending { .. }
+                | Refusal::NotReady
+                | Refusal::MembershipMoved { .. }
+                | Refusal::TimedOut
+                | _ => busy(message),
+            },
+            (RequestError::Superseded, _) => ErrorReply::Superseded,
+            (RequestError::TooLarge { .. }, _) => rejected(Rejection::ValueTooLarge, message),
+            (RequestError::Busy, _) => busy(message),
+            (RequestError::Stopped(_), Effect::Impossible) => ErrorReply::Unavailable { message },
+            (RequestError::Unknown | RequestError::Stopped(_), Effect::Possible) => {
+                ErrorReply::Unknown { message }
+            }
+            // A read has no effect that could be unknown.
+            (RequestError::Unknown, Effect::Impossible) => busy(message),
+            (_, Effect::Possible) => ErrorReply::Unknown { message },
+            (_, Effect::Impossible) => ErrorReply::Unavailable { message },
+        }
+    }
+
+    fn status(&self) -> NodeStatus {
+        let status = self.handle.status();
+        NodeStatus {
+            cluster_id: self.identity.cluster,
+            node_id: self.identity.node,
+            address: self.address_of(&status, self.identity.node).unwrap_or_default(),
+            role: status.role,
+            term: status.term,
+            leader_id: status.leader,
+            last_index: status.last.index,
+            commit_index: status.commit,
+            applied_index: status.applied,
+            revision: self.reader.revision(),
+        }
+    }
+
+    fn members(&self) -> Members {
+        let status = self.handle.status();
+        Members {
+            cluster_id: self.identity.cluster,
+            leader: status.leader.and_then(|leader| self.hint(&status, leader)),
+            membership: status.membership,
+            membership_at: status.membership_at.index,
+        }
+    }
+
+    fn hint(&self, status: &Status, node: NodeId) -> Option<LeaderHint> {
+        Some(LeaderHint { node, address: self.address_of(status, node)? })
+    }
+
+    /// Where a node is: what the membership says, or for this one what it was told.
+    fn address_of(&self, status: &Status, node: NodeId) -> Option<String> {
+        let listed = status.membership.peers.get(&node).map(|peer| peer.address.clone());
+        listed.or_else(|| (node == self.identity.node).then(|| self.address.clone()))
+    }
+}
+
+/// What was found, unless it is from before `least` (rules R4, C8).
+fn fresh(found: RangeReply, least: Index) -> Result<Answer, ErrorReply> {
+    if found.applied < least {
+        return Err(ErrorReply::Behind { applied: found.applied });
+    }
+    Ok(Answer::Range(found))
+}
+
+/// What can be said of a request without looking at the store. Limits are those of this node; what it
+/// lets pass all nodes apply alike.
+fn check(request: &Request, config: &KvConfig) -> Result<(), ErrorReply> {
+    match request {
+        Request::Write(Command::Put(Put { key, value, .. })) => {
+            check_key(key, config)?;
+            let (bytes, limit) = (value.len(), config.max_value_bytes);
+            if bytes > limit {
+                let message = format!("the value has {bytes} bytes; at most {limit} are allowed");
+                return Err(rejected(Rejection::ValueTooLarge, message));
+            }
+            Ok(())
+        }
+        Request::Write(Command::DeleteRange(DeleteRange { range, .. })) => {
+            check_range(range, config)
+        }
+        Request::Range(read) => check_range(&read.request.range, config),
+        Request::Write(Command::Compact(_)) | Request::Status | Request::Members => Ok(()),
+    }
+}
+
+fn check_range(range: &KeyRange, config: &KvConfig) -> Result<(), ErrorReply> {
+    match range {
+        KeyRange::One(key) => check_key(key, config),
+        KeyRange::From(first) if first.is_empty() => Ok(()),
+        KeyRange::From(first) => check_key(first, config),
+        KeyRange::Between { first, before } if first >= before => {
+            let (first, before) = (first.escape_ascii(), before.escape_ascii());
+            let message =
+                format!("the range from \"{first}\" ends at \"{before}\", before it begins");
+            Err(rejected(Rejection::EmptyRange, message))
+        }
+        // The end may be one byte longer than a key, to include the longest.
+        KeyRange::Between { first, before } => {
+            let limit = config.max_key_bytes + 1;
+            check_length(first, limit).and_then(|()| check_length(before, limit))
+        }
+    }
+}
+
+fn check_key(key: &Bytes, config: &KvConfig) -> Result<(), ErrorReply> {
+    if key.is_empty() {
+        return Err(rejected(Rejection::EmptyKey, Refused::EmptyKey.to_string()));
+    }
+    check_length(key, config.max_key_bytes)
+}
+
+fn check_length(key: &Bytes, limit: usize) -> Result<(), ErrorReply> {
+    if key.len() <= limit {
+        return Ok(());
+    }
+    let message = format!("the key has {} bytes; at most {limit} are allowed", key.len());
+    Err(rejected(Rejection::KeyTooLong, message))
+}
+
+fn senseless(refused: &Refused) -> ErrorReply {
+    let kind = match refused {
+        Refused::EmptyKey => Rejection::EmptyKey,
+        Refused::NoSuchLease(_) => Rejection::NoSuchLease,
+        Refused::FutureRevision { .. } => Rejection::FutureRevision,
+        Refused::TooMuch { .. } => Rejection::TooMuch,
+        Refused::Compacted { revision, compacted } => {
+            return ErrorReply::Compacted { revision: *revision, compacted: *compacted };
+        }
+    };
+    rejected(kind, refused.to_string())
+}
+
+fn unreadable(error: KvError) -> ErrorReply {
+    match error {
+        KvError::Compacted { revision, compacted } => ErrorReply::Compacted { revision, compacted },
+        KvError::FutureRevision { .. } => rejected(Rejection::FutureRevision, error.to_string()),
+        KvError::Locked { .. }
+        | KvError::Io { .. }
+        | KvError::Storage { .. }
+        | KvError::Format { .. }
+        | KvError::Corrupt { .. }
+        | KvError::WrongSnapshot { .. }
+        | KvError::Config(_) => {
+            tracing::error!(%error, "the store cannot be read");
+            ErrorReply::Unavailable { message: error.to_string() }
+        }
+    }
+}
+
+fn rejected(kind: Rejection, message: String) -> ErrorReply {
+    ErrorReply::Rejected { kind, message }
+}
+
+/// Threads for reads that may take long.
+const READ_THREADS: usize = 2;
+/// The most such reads that wait.
+const READS_WAITING: usize = 1024;
+/// When a client should come back that was sent away, in milliseconds.
+const BUSY_MS: u32 = 20;
