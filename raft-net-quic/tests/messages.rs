@@ -1,5 +1,7 @@
 //! Nodes exchange messages: order, bounds, loss and return.
 
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
 mod common;
 
 use std::time::Duration;

@@ -2,6 +2,9 @@
 //! for something instead of sleeping.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses another part of it")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+pub mod raw;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -205,9 +208,11 @@ impl Node {
 
     /// The rounds of the heartbeats that arrive next.
     pub fn rounds(&self, count: usize) -> Vec<u64> {
-        let round = |envelope: Envelope| match envelope.message {
-            Message::HeartbeatReply { round } => round,
-            other => panic!("unexpected {other:?}"),
+        let round = |envelope: Envelope| {
+            let Message::HeartbeatReply { round } = envelope.message else {
+                panic!("unexpected {envelope:?}");
+            };
+            round
         };
         self.messages(count).into_iter().map(round).collect()
     }

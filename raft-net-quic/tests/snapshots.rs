@@ -1,0 +1,287 @@
+//! Snapshots travel file by file, arrive as they were or not at all, and leave nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod common;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use raft_core::{
+    Arrival, Index, LogId, SnapshotFile, SnapshotHeader, SnapshotMeta, SnapshotOutcome,
+    SnapshotReader, SnapshotSource, SnapshotTicket, Term, Transport,
+};
+
+use common::raw::{Hello, PEER, Raw, frame};
+use common::{Authority, Node, config, identity, incoming, names_in, node, noise, runtime, until};
+
+#[derive(Debug)]
+struct Source {
+    meta: SnapshotMeta,
+    files: Vec<SnapshotFile>,
+    contents: Vec<Vec<u8>>,
+    /// Fails from this offset of each file on.
+    fails_at: u64,
+    /// Reads at most so many bytes at a time.
+    step: usize,
+    /// How much was read.
+    read: Arc<AtomicU64>,
+}
+
+fn meta() -> SnapshotMeta {
+    SnapshotMeta { last: LogId::new(Term(3), Index(500)), ..SnapshotMeta::default() }
+}
+
+impl Source {
+    fn new(contents: &[(&str, usize)]) -> Self {
+        let (files, contents) = contents
+            .iter()
+            .zip(1..)
+            .map(|((name, bytes), seed)| {
+                let file = SnapshotFile { name: (*name).to_owned(), bytes: *bytes as u64 };
+                (file, noise(*bytes, seed))
+            })
+            .unzip();
+        let (fails_at, step, read) = (u64::MAX, usize::MAX, Arc::default());
+        Self { meta: meta(), files, contents, fails_at, step, read }
+    }
+}
+
+impl SnapshotSource for Source {
+    fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    fn files(&self) -> &[SnapshotFile] {
+        &self.files
+    }
+
+    fn read_at(&mut self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        if offset >= self.fails_at {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        let rest = &self.contents[file][usize::try_from(offset).unwrap()..];
+        let count = rest.len().min(buffer.len()).min(self.step);
+        buffer[..count].copy_from_slice(&rest[..count]);
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+fn header(from: u64, to: u64) -> SnapshotHeader {
+    SnapshotHeader { from: node(from), to: node(to), term: Term(3), meta: meta() }
+}
+
+/// What became of `ticket`; nothing else may be reported about it afterwards.
+fn outcome(sender: &Node, ticket: SnapshotTicket) -> SnapshotOutcome {
+    let mut found = Vec::new();
+    until("there is an outcome", || {
+        found.extend(sender.arrivals.try_iter().filter_map(|arrival| match arrival {
+            Arrival::SnapshotSent(_, about, outcome) => (about == ticket).then_some(outcome),
+            Arrival::Messages(_)
+            | Arrival::Snapshot(..)
+            | Arrival::Met(..)
+            | Arrival::Unreachable(_) => None,
+        }));
+        !found.is_empty()
+    });
+    assert_eq!(found.len(), 1);
+    assert!(
+        !sender.arrivals.try_iter().any(|arrival| matches!(arrival, Arrival::SnapshotSent(..)))
+    );
+    found[0]
+}
+
+fn arrival(receiver: &Node) -> (SnapshotHeader, Box<dyn SnapshotReader>) {
+    loop {
+        if let Arrival::Snapshot(header, reader) = receiver.next() {
+            return (header, reader);
+        }
+    }
+}
+
+fn pair(runtime: &tokio::runtime::Runtime, authority: &Authority) -> (Node, Node) {
+    let a = Node::start(runtime, config(authority, 1));
+    let b = Node::start(runtime, config(authority, 2));
+    a.name(&[(2, b.address)]);
+    a.reach(&b, 1);
+    a.drain();
+    (a, b)
+}
+
+#[test]
+fn a_snapshot_arrives_as_it_was() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let (a, b) = pair(&runtime, &authority);
+    let sizes = [("CURRENT", 16), ("empty", 0), ("000001.sst", 5_000_000), ("x", (1 << 20) + 1)];
+    let mut source = Source::new(&sizes);
+    source.step = 300_000; // A source may give less than was asked for.
+    let contents = source.contents.clone();
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(source));
+    let (found, mut reader) = arrival(&b);
+    assert_eq!(found, header(1, 2));
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Delivered);
+
+    assert_eq!(*reader.meta(), meta());
+    let directory = reader.directory().unwrap().to_owned();
+    for (number, expected) in contents.iter().enumerate() {
+        let file = reader.files()[number].clone();
+        assert_eq!((file.name.as_str(), file.bytes), (sizes[number].0, expected.len() as u64));
+        assert_eq!(std::fs::read(directory.join(&file.name)).unwrap(), *expected);
+        let mut buffer = vec![0; 100];
+        let filled = reader.read_at(number, 5, &mut buffer).unwrap();
+        assert_eq!(buffer[..filled], expected[5.min(expected.len())..][..filled]);
+    }
+    drop(reader);
+    assert!(!directory.exists());
+    assert!(names_in(&incoming(&authority, 2)).is_empty());
+}
+
+#[test]
+fn without_a_connection_it_fails_and_says_so_once() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let a = Node::start(&runtime, config(&authority, 1));
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(Source::new(&[("x", 1)])));
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Failed);
+}
+
+#[test]
+fn a_source_that_breaks_fails_the_transfer_and_nothing_else() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let (a, b) = pair(&runtime, &authority);
+    let mut source = Source::new(&[("x", 10_000_000)]);
+    source.fails_at = 5_000_000;
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(source));
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Failed);
+    until("nothing is left", || names_in(&incoming(&authority, 2)).is_empty());
+    a.reach(&b, 2);
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(Source::new(&[("x", 10)])));
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Delivered);
+}
+
+#[test]
+fn a_hostile_name_is_refused_by_the_receiver() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let (a, b) = pair(&runtime, &authority);
+    for name in ["../../escaped", "/tmp/raft-escaped", "..", ""] {
+        let source = Box::new(Source::new(&[("good", 10), (name, 10)]));
+        let ticket = a.transport.send_snapshot(header(1, 2), source);
+        assert_eq!(outcome(&a, ticket), SnapshotOutcome::Failed, "{name:?}");
+    }
+    assert!(names_in(&incoming(&authority, 2)).is_empty());
+    assert!(!authority.dir.path().join("escaped").exists());
+    a.reach(&b, 2);
+}
+
+#[test]
+fn a_snapshot_over_the_limit_is_refused_before_it_is_read() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let a = Node::start(&runtime, config(&authority, 1));
+    let mut narrow = config(&authority, 2);
+    narrow.limits.snapshot_bytes = 1_000_000;
+    let b = Node::start(&runtime, narrow);
+    a.name(&[(2, b.address)]);
+    a.reach(&b, 1);
+    let source = Source::new(&[("x", 1_000_001)]);
+    let read = Arc::clone(&source.read);
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(source));
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Failed);
+    assert_eq!(read.load(Ordering::Relaxed), 0);
+}
+
+/// A snapshot may only come from who signs it, for us. Rule L17.
+#[test]
+fn a_snapshot_in_the_name_of_another_is_refused() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let (a, b) = pair(&runtime, &authority);
+    let forged = SnapshotHeader { from: node(3), ..header(1, 2) };
+    let ticket = a.transport.send_snapshot(forged, Box::new(Source::new(&[("x", 1)])));
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Failed);
+    let heard: Vec<_> = b.arrivals.try_iter().collect();
+    assert!(!heard.iter().any(|arrival| matches!(arrival, Arrival::Snapshot(..))));
+}
+
+#[test]
+fn a_sender_that_stops_in_the_middle_leaves_nothing_behind() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let (a, b) = pair(&runtime, &authority);
+    let mut source = Source::new(&[("x", 200_000_000)]);
+    source.step = 100_000;
+    let read = Arc::clone(&source.read);
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(source));
+    until("it is under way", || read.load(Ordering::Relaxed) > 1_000_000);
+    assert_eq!(names_in(&incoming(&authority, 2)).len(), 1);
+    let Node { transport, arrivals, .. } = a;
+    drop(transport);
+    until("the failure is reported", || {
+        matches!(arrivals.try_recv(),
+            Ok(Arrival::SnapshotSent(_, about, SnapshotOutcome::Failed)) if about == ticket)
+    });
+    until("nothing is left", || names_in(&incoming(&authority, 2)).is_empty());
+    let heard: Vec<_> = b.arrivals.try_iter().collect();
+    assert!(!heard.iter().any(|arrival| matches!(arrival, Arrival::Snapshot(..))));
+}
+
+#[test]
+fn more_than_may_be_sent_at_once_wait_their_turn() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let (a, b) = pair(&runtime, &authority);
+    let tickets: Vec<_> = (0..6)
+        .map(|_| {
+            let source = Box::new(Source::new(&[("x", 2_000_000)]));
+            a.transport.send_snapshot(header(1, 2), source)
+        })
+        .collect();
+    let mut left = tickets.len();
+    while left > 0 {
+        if let Arrival::SnapshotSent(_, ticket, outcome) = a.next() {
+            assert!(tickets.contains(&ticket));
+            assert_eq!(outcome, SnapshotOutcome::Delivered);
+            left -= 1;
+        }
+    }
+    for _ in &tickets {
+        arrival(&b);
+    }
+}
+
+/// What a sender that does not keep its word gets for an answer.
+fn refused(content: &[u8], announced: u64, checksum: u32, more: &[u8]) -> String {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let target = Node::start(&runtime, config(&authority, 1));
+    let tls = authority.node(2);
+    let file = SnapshotFile { name: "x".to_owned(), bytes: announced };
+    let opening = postcard::to_stdvec(&(header(2, 1), vec![file])).unwrap();
+    let answer = runtime.block_on(async {
+        let raw = Raw::connect(&tls, PEER, target.address, 1).await;
+        raw.greet(&Hello::new(identity(2), 1)).await;
+        let (mut send, mut recv) = raw.connection.open_bi().await.unwrap();
+        send.write_all(&frame(&opening)).await.unwrap();
+        send.write_all(content).await.unwrap();
+        send.write_all(&checksum.to_le_bytes()).await.unwrap();
+        let _ = send.write_all(more).await;
+        let _ = send.finish();
+        let answers = recv.read_to_end(10_000).await.unwrap();
+        assert!(raw.stays(Duration::from_millis(20)).await, "messages are not disturbed");
+        answers
+    });
+    until("nothing is left", || names_in(&incoming(&authority, 1)).is_empty());
+    assert!(!target.arrivals.try_iter().any(|found| matches!(found, Arrival::Snapshot(..))));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_snapshot_that_does_not_check_out_is_refused() {
+    let content = noise(3_000_000, 1);
+    let right = crc32c::crc32c(&content);
+    let mut corrupt = content.clone();
+    corrupt[1_234_567] ^= 1;
+    let answer = refused(&corrupt, 3_000_000, right, b"");
+    assert!(answer.contains("checksum of x"), "{answer:?}");
+    let answer = refused(&content, 3_000_001, right, b"");
+    assert!(answer.contains("shorter"), "{answer:?}");
+    let answer = refused(&content, 3_000_000, right, b"more");
+    assert!(answer.contains("longer"), "{answer:?}");
+}
