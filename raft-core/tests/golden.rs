@@ -59,7 +59,18 @@ macro_rules! chapters {
     };
 }
 
-chapters!(election, prevote, replication);
+chapters!(
+    election,
+    prevote,
+    replication,
+    commit,
+    persist,
+    read,
+    member,
+    snapshot,
+    transfer,
+    restart,
+);
 
 /// Runs the scripts of one folder. All of them, so that one failure does not hide another.
 fn run_chapter(chapter: &str) {

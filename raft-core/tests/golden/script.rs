@@ -9,8 +9,9 @@
 //! | `elect NODE` | that, and delivers everything; it must lead in the end |
 //! | `propose NODE WORD... [bytes=N]` | commands, appended together; `bytes` makes one of that size |
 //! | `read NODE` | a linearizable read |
-//! | `change NODE [voter=N] [learner=N] [remove=N] [at=INDEX] [address=N]` | another membership |
+//! | `change NODE [voter=N] [learner=N] [admit=N] [remove=N] [at=INDEX] [address=N]` | another membership |
 //! | `transfer NODE to NODE` | hands leadership over |
+//! | `met NODE NODE life=N` | the transport of the first met the second, with this incarnation |
 //! | `deliver [FROM] [to TO] [KIND] [skip=N] [count=N]` | messages that are under way arrive |
 //! | `drop ...`, `dup ...` | the same messages are lost, or will arrive twice |
 //! | `stabilize` | delivers until nothing is under way |
@@ -34,8 +35,8 @@ use std::collections::BTreeSet;
 
 use goldenscript::{ArgumentConsumer, Context};
 use raft_core::{
-    Change, ChangeStep, Config, Event, Index, LogId, Membership, NodeId, RoleName, Sent,
-    SnapshotMeta, Term, Ticks,
+    Change, ChangeStep, Config, Event, Incarnation, Index, LogId, Membership, NodeId, RoleName,
+    Sent, SnapshotMeta, Term, Ticks,
 };
 
 use crate::cluster::Cluster;
@@ -77,6 +78,12 @@ impl Script {
             "transfer" => {
                 let (from, to) = link(args)?;
                 self.cluster.transfer(from, to)?;
+            }
+            "met" => {
+                let id = one_node(args)?;
+                let peer = one_node(args)?;
+                let life = number(args, "life")?.ok_or("life=N?")?;
+                self.cluster.step(id, Event::Met(peer, Incarnation(life)))?;
             }
             "deliver" | "drop" | "dup" => self.messages(name, args)?,
             "stabilize" => self.cluster.stabilize()?,
@@ -236,6 +243,7 @@ impl Script {
                 let address = Some(text::address(node));
                 steps.push(match what {
                     "voter" => ChangeStep::AddVoter(node, address),
+                    "admit" => ChangeStep::Admit(node, address),
                     "learner" => ChangeStep::AddLearner(node, address),
                     "remove" => ChangeStep::Remove(node),
                     "address" => ChangeStep::SetAddress(node, text::address(node)),

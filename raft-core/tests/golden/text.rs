@@ -78,12 +78,13 @@ pub(crate) fn membership(says: &str) -> Result<Membership, Error> {
             Some(("outgoing", ids)) => membership.outgoing = nodes(ids)?,
             Some(("learners", ids)) => membership.learners = nodes(ids)?,
             Some(("learners_next", ids)) => membership.learners_next = nodes(ids)?,
+            Some(("promoting", ids)) => membership.promoting = nodes(ids)?,
             None if part == "auto_leave" => membership.auto_leave = true,
             Some(_) | None => return Err(format!("'{part}' is not part of a membership").into()),
         }
     }
     for id in membership.members() {
-        membership.peers.insert(id, PeerInfo { address: address(id), ..PeerInfo::default() });
+        membership.peers.insert(id, PeerInfo::at(address(id)));
     }
     Ok(membership)
 }
@@ -139,6 +140,7 @@ pub(crate) fn show_membership(membership: &Membership) -> String {
         ("outgoing", &membership.outgoing),
         ("learners", &membership.learners),
         ("learners_next", &membership.learners_next),
+        ("promoting", &membership.promoting),
     ] {
         if !ids.is_empty() {
             text.push_str(&format!("/{name}={}", list(ids)));
@@ -146,6 +148,11 @@ pub(crate) fn show_membership(membership: &Membership) -> String {
     }
     if membership.auto_leave {
         text.push_str("/auto_leave");
+    }
+    for (id, info) in &membership.peers {
+        if let Some(life) = info.incarnation {
+            text.push_str(&format!("/{id:?}.life={}", life.0));
+        }
     }
     text
 }
