@@ -1,1 +1,58 @@
-//! To be filled in: see docs/architecture.md.
+//! `raft-log`: the durable half of a Raft node, on RocksDB.
+//!
+//! - [`DataDir`] is a node's data directory: locked, and marked with who the node is.
+//! - [`RocksLog`] is the [`LogStore`](raft_core::LogStore) in it: entries, term, vote and base, one
+//!   atomic and fsynced write for each batch.
+//!
+//! What is on disk under a data directory `DIR`:
+//!
+//! | file | what | written |
+//! |---|---|---|
+//! | `DIR/LOCK` | held with `flock` while a process uses the directory; names that process | at each start |
+//! | `DIR/identity` | cluster, node, incarnation; its existence says "initialised" | once, last |
+//! | `DIR/watermark` | what the last acknowledged write was | after each write |
+//! | `DIR/log/` | a RocksDB database with the column families `entries` and `meta` | always |
+//!
+//! Other crates keep their own files beside these.
+//!
+//! # Nothing acknowledged disappears silently
+//!
+//! A damaged write-ahead log can come back from RocksDB *shorter* than it was, without an error. A
+//! node that lost a vote or an acknowledged entry that way may elect two leaders or lose a client's
+//! write (rule L15). So this crate compares what it finds with what it knows had been there:
+//!
+//! 1. Each write carries one *state* record: the number of the write (1, 2, 3, ...), term and vote,
+//!    the base and the last entry. It is complete, so losing an earlier write cannot bring back an
+//!    older vote behind a newer write.
+//! 2. After each fsync the same state goes to `DIR/watermark`, outside of RocksDB. A log whose last
+//!    write has a lower number than the watermark has lost an acknowledged write: refused. A log
+//!    without that write's successor has at most a torn tail that nobody was told about: accepted.
+//! 3. Each entry names the term of the entry before it. A write that is missing from the *middle* of
+//!    the log leaves a hole, a broken chain, or an end that the state record contradicts: refused.
+//! 4. Every record has a CRC-32C over its key and its content, checked on every read.
+//!
+//! What it detects: any loss of acknowledged writes after a crash of the process (the watermark is
+//! in the page cache then, exact to the last write); after a power cut, any loss of writes older
+//! than [`RocksLogConfig::watermark_sync_every`], and any loss that leaves a wrong checksum, a hole
+//! or a broken chain.
+//!
+//! What it cannot detect: that the whole directory was put back to an earlier moment, by restoring
+//! a backup or an image of the machine; and that a disk lost, in a power cut, the *last* writes of
+//! about the last second although it had confirmed them, and lost the watermark with them.
+
+mod config;
+mod database;
+mod directory;
+mod error;
+mod identity;
+mod log;
+mod reader;
+mod record;
+mod recover;
+mod shape;
+mod watermark;
+
+pub use config::RocksLogConfig;
+pub use directory::DataDir;
+pub use error::OpenError;
+pub use log::RocksLog;

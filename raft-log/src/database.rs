@@ -1,0 +1,298 @@
+//! The RocksDB database of a log: how it is opened, what its errors mean, and the latch that makes
+//! the first failure the last.
+//!
+//! Absent: what the records mean to Raft. That is for [`crate::log`] and [`crate::recover`].
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use raft_core::{SnapshotMeta, StoreError};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, SnapshotWithThreadMode,
+};
+use serde::de::DeserializeOwned;
+
+use crate::config::RocksLogConfig;
+use crate::record::{self, Defect, State};
+
+/// The repair for a node that has forgotten what it had promised.
+pub(crate) const REJOIN: &str = "do not start this node on it again: it may have forgotten votes \
+     and acknowledged writes; move the data directory away and let the node rejoin as a new \
+     incarnation (raft member replace)";
+
+const ENTRIES: &str = "entries";
+const META: &str = "meta";
+
+/// The keys of the column family `meta`.
+pub(crate) const STATE_KEY: &[u8] = b"state";
+pub(crate) const BASE_KEY: &[u8] = b"base";
+
+/// An open database. Shared by the one writer and its readers.
+pub(crate) struct Database {
+    db: DB,
+    path: PathBuf,
+    failed: OnceLock<Failure>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// How to treat the write-ahead log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recovery {
+    /// Accept a log that ends within a record; refuse one with a record that does not check out.
+    Strict,
+    /// Accept everything before the first record that does not check out.
+    Prefix,
+}
+
+impl Database {
+    /// Creates the database at `path`, or finishes creating it.
+    pub(crate) fn create(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
+        let mut options = options(config, Recovery::Strict);
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        Self::opened(path, DB::open_cf_descriptors(&options, path, families(config)))
+    }
+
+    /// Opens the database at `path`, which must exist.
+    ///
+    /// What RocksDB replays from its write-ahead log it writes to table files and fsyncs before
+    /// this returns, so everything found is durable, also what no fsync had finished for.
+    pub(crate) fn open(
+        path: &Path,
+        config: &RocksLogConfig,
+        recovery: Recovery,
+    ) -> Result<Self, StoreError> {
+        let options = options(config, recovery);
+        Self::opened(path, DB::open_cf_descriptors(&options, path, families(config)))
+    }
+
+    /// Opens the database at `path` to look at it, without changing a byte.
+    pub(crate) fn inspect(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
+        let options = options(config, Recovery::Prefix);
+        let families = families(config);
+        Self::opened(path, DB::open_cf_descriptors_read_only(&options, path, families, false))
+    }
+
+    fn opened(path: &Path, db: Result<DB, rocksdb::Error>) -> Result<Self, StoreError> {
+        match db {
+            Ok(db) => Ok(Self { db, path: path.to_owned(), failed: OnceLock::new() }),
+            // The options are right, so what RocksDB calls an invalid argument is a database that
+            // does not exist or lacks a column family.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                Err(corrupt(path, error.into_string()))
+            }
+            Err(error) => Err(store_error(path, "opening the log", error)),
+        }
+    }
+
+    /// RocksDB itself.
+    pub(crate) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    /// The directory it is in.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The column family of the entries.
+    pub(crate) fn entries(&self) -> &ColumnFamily {
+        self.db.cf_handle(ENTRIES).expect("every way to open the database names it")
+    }
+
+    /// The column family of everything else.
+    pub(crate) fn meta(&self) -> &ColumnFamily {
+        self.db.cf_handle(META).expect("every way to open the database names it")
+    }
+
+    /// The state after the last write, as `snapshot` sees it.
+    pub(crate) fn state_in(
+        &self,
+        snapshot: &SnapshotWithThreadMode<'_, DB>,
+    ) -> Result<State, StoreError> {
+        let found = snapshot.get_pinned_cf_opt(self.meta(), STATE_KEY, ReadOptions::default());
+        self.checked(STATE_KEY, found)?.ok_or_else(|| self.corrupt("it has no state record"))
+    }
+
+    /// The state after the last write, `None` if there was never one.
+    pub(crate) fn state(&self) -> Result<Option<State>, StoreError> {
+        self.checked(STATE_KEY, self.db.get_pinned_cf(self.meta(), STATE_KEY))
+    }
+
+    /// The base with its configuration, `None` if there was never a write.
+    pub(crate) fn base(&self) -> Result<Option<SnapshotMeta>, StoreError> {
+        self.checked(BASE_KEY, self.db.get_pinned_cf(self.meta(), BASE_KEY))
+    }
+
+    fn checked<T: DeserializeOwned>(
+        &self,
+        key: &[u8],
+        found: Result<Option<impl AsRef<[u8]>>, rocksdb::Error>,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(record) = found.map_err(|error| self.error("reading the log", error))? else {
+            return Ok(None);
+        };
+        record::unseal(key, record.as_ref()).map(Some).map_err(|defect: Defect| {
+            let name = String::from_utf8_lossy(key);
+            self.corrupt(format!("record \"{name}\": {defect}"))
+        })
+    }
+
+    /// What an error of RocksDB means.
+    pub(crate) fn error(&self, doing: &'static str, error: rocksdb::Error) -> StoreError {
+        store_error(&self.path, doing, error)
+    }
+
+    /// Something in the database does not check out.
+    pub(crate) fn corrupt(&self, what: impl Into<String>) -> StoreError {
+        corrupt(&self.path, what.into())
+    }
+
+    /// Lets nothing through any more once something has failed (rule L14).
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.failed.get().map_or(Ok(()), |failure| Err(failure.to_error()))
+    }
+
+    /// Remembers `error` as the reason why this store is of no use any more (rule L14).
+    pub(crate) fn latch(&self, error: StoreError) -> StoreError {
+        if let Some(failure) = Failure::of(&error) {
+            tracing::error!(%error, "the log has failed");
+            // The first failure is the one to report.
+            self.failed.get_or_init(|| failure);
+        }
+        error
+    }
+}
+
+/// Something in the log at `path` does not check out.
+pub(crate) fn corrupt(path: &Path, what: String) -> StoreError {
+    StoreError::Corrupt { path: path.to_owned(), what, repair: REJOIN }
+}
+
+/// A [`StoreError`] that can be told again and again.
+#[derive(Debug)]
+enum Failure {
+    Io { doing: &'static str, kind: io::ErrorKind, said: String },
+    Full { doing: &'static str, path: PathBuf },
+    Corrupt { path: PathBuf, what: String, repair: &'static str },
+}
+
+impl Failure {
+    /// `None` if the caller was wrong, not the store.
+    fn of(error: &StoreError) -> Option<Self> {
+        match error {
+            StoreError::Io { doing, source } => {
+                Some(Self::Io { doing, kind: source.kind(), said: source.to_string() })
+            }
+            StoreError::Full { doing, path } => Some(Self::Full { doing, path: path.clone() }),
+            StoreError::Corrupt { path, what, repair } => {
+                Some(Self::Corrupt { path: path.clone(), what: what.clone(), repair })
+            }
+            StoreError::Gap { .. } => None,
+            other => Some(Self::Io {
+                doing: "using the log",
+                kind: io::ErrorKind::Other,
+                said: other.to_string(),
+            }),
+        }
+    }
+
+    fn to_error(&self) -> StoreError {
+        match self {
+            Self::Io { doing, kind, said } => {
+                StoreError::Io { doing, source: io::Error::new(*kind, said.clone()) }
+            }
+            Self::Full { doing, path } => StoreError::Full { doing, path: path.clone() },
+            Self::Corrupt { path, what, repair } => {
+                StoreError::Corrupt { path: path.clone(), what: what.clone(), repair }
+            }
+        }
+    }
+}
+
+/// RocksDB tells errors apart by kind; the cause of an I/O error is only in its text.
+fn store_error(path: &Path, doing: &'static str, error: rocksdb::Error) -> StoreError {
+    const FULL: [&str; 3] =
+        ["No space left on device", "Disk quota exceeded", "Space limit reached"];
+    let kind = error.kind();
+    let said = error.into_string();
+    match kind {
+        ErrorKind::Corruption => corrupt(path, said),
+        ErrorKind::IOError if FULL.iter().any(|text| said.contains(text)) => {
+            StoreError::Full { doing, path: path.to_owned() }
+        }
+        // Every file it opens is one that it wrote.
+        ErrorKind::IOError if said.contains("No such file or directory") => corrupt(path, said),
+        ErrorKind::NotFound
+        | ErrorKind::NotSupported
+        | ErrorKind::InvalidArgument
+        | ErrorKind::IOError
+        | ErrorKind::MergeInProgress
+        | ErrorKind::Incomplete
+        | ErrorKind::ShutdownInProgress
+        | ErrorKind::TimedOut
+        | ErrorKind::Aborted
+        | ErrorKind::Busy
+        | ErrorKind::Expired
+        | ErrorKind::TryAgain
+        | ErrorKind::CompactionTooLarge
+        | ErrorKind::ColumnFamilyDropped
+        | ErrorKind::Unknown => StoreError::Io { doing, source: io::Error::other(said) },
+    }
+}
+
+fn options(config: &RocksLogConfig, recovery: Recovery) -> Options {
+    let mut options = Options::default();
+    options.set_wal_recovery_mode(match recovery {
+        Recovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
+        Recovery::Prefix => DBRecoveryMode::PointInTime,
+    });
+    // Reusing old write-ahead log files would be faster, but RocksDB cannot tell old bytes in them
+    // from damage, and so excludes the strict mode above.
+    options.set_recycle_log_file_num(0);
+    options.set_paranoid_checks(true);
+    // Both column families are flushed together, so a small `meta` does not keep old write-ahead
+    // logs alive.
+    options.set_atomic_flush(true);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(bounded(config.open_files));
+    options.set_skip_stats_update_on_db_open(true);
+    // A log has few table files; the default of 16 threads takes longer to start than to use.
+    options.set_max_file_opening_threads(1);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options
+}
+
+fn families(config: &RocksLogConfig) -> Vec<ColumnFamilyDescriptor> {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(config.block_bytes);
+    table.set_block_cache(&Cache::new_lru_cache(config.cache_bytes));
+
+    // Entries are written once, in order, and read in runs: no compression (the payload is the
+    // application's, and the log is short-lived), no filters.
+    let mut entries = Options::default();
+    entries.set_write_buffer_size(config.memtable_bytes);
+    entries.set_max_write_buffer_number(bounded(config.memtables.max(2)));
+    entries.set_compression_type(DBCompressionType::None);
+    entries.set_block_based_table_factory(&table);
+
+    let mut meta = Options::default();
+    meta.set_write_buffer_size(config.memtable_bytes.min(4 << 20));
+    meta.set_compression_type(DBCompressionType::None);
+    vec![ColumnFamilyDescriptor::new(ENTRIES, entries), ColumnFamilyDescriptor::new(META, meta)]
+}
+
+fn bounded(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,351 @@
+//! [`RocksLog`]: the log store itself.
+//!
+//! Rules upheld here: E1, L10, L11, L14–L16, S1, S4. The crate's documentation says how a loss is
+//! told from a torn tail; [`crate::record`] how records look; [`crate::recover`] how they are read
+//! back.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use raft_core::{
+    Batch, HardState, Index, LogReader, LogStore, Recovered, SnapshotMeta, StoreError, Term,
+};
+use rocksdb::{IteratorMode, WriteBatch, WriteOptions};
+
+use crate::config::RocksLogConfig;
+use crate::database::{self, BASE_KEY, Database, Recovery, STATE_KEY};
+use crate::directory::DataDir;
+use crate::error::OpenError;
+use crate::reader::Reader;
+use crate::record::{self, State};
+use crate::recover::{self, Found};
+use crate::shape::{Shape, Void};
+use crate::watermark::Watermark;
+
+/// A durable log in a data directory.
+///
+/// Each batch is one atomic RocksDB write, fsynced before [`LogStore::persist`] returns. After the
+/// first failure of the disk every call returns that failure (rule L14); entries that do not follow
+/// the log are refused without harm.
+///
+/// A reader keeps the database open. Drop them all before the same directory is opened again.
+pub struct RocksLog {
+    database: Arc<Database>,
+    watermark: Watermark,
+    sync: WriteOptions,
+    /// What the last write left behind.
+    state: State,
+    shape: Shape,
+    /// There are no entries up to here in the database. May be too low, never too high.
+    cleared: Index,
+    /// What was found at opening, until somebody asks or it is out of date.
+    recovered: Option<Recovered>,
+    /// Where records are put together; kept to save the allocation.
+    record: Vec<u8>,
+}
+
+impl std::fmt::Debug for RocksLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksLog")
+            .field("database", &self.database)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RocksLog {
+    /// Opens the log of an initialised data directory, and reads and checks all of it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::NotInitialised`]; otherwise [`OpenError::Log`] with [`StoreError::Corrupt`] if
+    /// anything that had been durable is damaged or gone (rule L15), [`StoreError::Io`] or
+    /// [`StoreError::Full`] if the device failed.
+    pub fn open(dir: &DataDir, config: RocksLogConfig) -> Result<Self, OpenError> {
+        if dir.identity().is_none() {
+            return Err(OpenError::NotInitialised { path: dir.path().to_owned() });
+        }
+        let (mut watermark, mark) =
+            Watermark::open(&dir.watermark_path(), config.watermark_sync_every)?;
+        let database = open_no_shorter(&dir.log_path(), &config, &mark)?;
+        let found = recover::scan(&database)?;
+        watermark.renew(&found.state)?;
+        tracing::info!(
+            path = %database.path().display(),
+            base = %found.state.base,
+            last = %found.state.last,
+            term = %found.state.hard.term,
+            writes = found.state.write,
+            "log opened"
+        );
+
+        let mut sync = WriteOptions::default();
+        sync.set_sync(true);
+        Ok(Self {
+            database: Arc::new(database),
+            watermark,
+            sync,
+            state: found.state,
+            cleared: Index::ZERO,
+            shape: found.shape.clone(),
+            recovered: Some(recovered(found)),
+            record: Vec::new(),
+        })
+    }
+
+    /// Writes `write` and the state it leads to; on `Ok` both are durable.
+    fn commit(
+        &mut self,
+        mut write: WriteBatch,
+        hard: HardState,
+        shape: Shape,
+    ) -> Result<(), StoreError> {
+        let state =
+            State { write: self.state.write + 1, hard, base: shape.base(), last: shape.last() };
+        write.put_cf(self.database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
+        let written = self.database.db().write_opt(write, &self.sync);
+        written
+            .map_err(|error| self.database.error("writing to the log", error))
+            .and_then(|()| self.watermark.record(&state))
+            .map_err(|error| self.database.latch(error))?;
+        self.state = state;
+        self.shape = shape;
+        self.recovered = None;
+        Ok(())
+    }
+
+    /// Adds to `write` that entries are void. Point deletions are cheaper to read past than range
+    /// deletions, but a long range is one record instead of many.
+    fn void(&self, write: &mut WriteBatch, Void { from, through }: Void) {
+        const FEW: u64 = 64;
+        let entries = self.database.entries();
+        if through.since(from) < FEW {
+            for index in from.0..=through.0 {
+                write.delete_cf(entries, record::key(Index(index)));
+            }
+        } else {
+            write.delete_range_cf(entries, record::key(from), record::key(through.next()));
+        }
+    }
+
+    /// Adds to `write` that the log starts after `base`, and that the entries before it are void.
+    fn rebase(&self, write: &mut WriteBatch, base: &SnapshotMeta) {
+        write.put_cf(self.database.meta(), BASE_KEY, record::seal(BASE_KEY, base));
+        if base.last.index > self.cleared {
+            // One range deletion for each compaction, each next to the one before: they do not
+            // overlap, so a reader passes each at most once.
+            let from = record::key(self.cleared.next());
+            write.delete_range_cf(
+                self.database.entries(),
+                from,
+                record::key(base.last.index.next()),
+            );
+        }
+    }
+
+    /// Gives back the files in which everything is before the base, which is durable (rule S4).
+    fn drop_files(&mut self) -> Result<(), StoreError> {
+        let through = self.state.base.index;
+        let database = &self.database;
+        let (from, to) = (record::key(Index::ZERO), record::key(through));
+        let dropped = database.db().delete_file_in_range_cf(database.entries(), from, to);
+        dropped.map_err(|error| {
+            self.database.latch(self.database.error("removing old entries", error))
+        })?;
+        self.cleared = through;
+        Ok(())
+    }
+}
+
+impl LogStore for RocksLog {
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        self.database.check()?;
+        if let Some(recovered) = self.recovered.take() {
+            return Ok(recovered);
+        }
+        let found = recover::scan(&self.database).map_err(|error| self.database.latch(error))?;
+        Ok(recovered(found))
+    }
+
+    fn persist(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.database.check()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut shape = self.shape.clone();
+        let voids = shape.carry_out(batch)?;
+
+        // Deletions first: within one RocksDB batch, what comes later wins.
+        let mut write = WriteBatch::with_capacity_bytes(batch.len_bytes() + 1024);
+        if let Some(installed) = &batch.snapshot {
+            self.rebase(&mut write, &installed.meta);
+        }
+        for void in voids {
+            self.void(&mut write, void);
+        }
+        if let Some(first) = batch.entries.first() {
+            let mut previous = shape.term_at(first.id.index.prev()).unwrap_or(Term(0));
+            for entry in &batch.entries {
+                record::encode_entry(entry, previous, &mut self.record);
+                let key = record::key(entry.id.index);
+                write.put_cf(self.database.entries(), key, &self.record);
+                previous = entry.id.term;
+            }
+        }
+        self.commit(write, batch.hard.unwrap_or(self.state.hard), shape)?;
+        if batch.snapshot.is_some() {
+            self.drop_files()?;
+        }
+        Ok(())
+    }
+
+    fn compact(&mut self, base: &SnapshotMeta) -> Result<(), StoreError> {
+        self.database.check()?;
+        if base.last.index <= self.shape.base().index {
+            return Ok(());
+        }
+        let mut shape = self.shape.clone();
+        shape.rebase(base.last)?;
+        let mut write = WriteBatch::default();
+        self.rebase(&mut write, base);
+        self.commit(write, self.state.hard, shape)?;
+        self.drop_files()
+    }
+
+    fn reader(&self) -> Box<dyn LogReader> {
+        Box::new(Reader::new(Arc::clone(&self.database)))
+    }
+}
+
+/// Creates the log at `path` with the base `founding`, durable when this returns.
+///
+/// A log that an interrupted call left behind is taken over; one that a node has written to is not.
+pub(crate) fn create(
+    path: &Path,
+    founding: &SnapshotMeta,
+    config: &RocksLogConfig,
+) -> Result<State, OpenError> {
+    if let Some(file) = data_without_database(path)? {
+        return Err(orphaned(path, format!("the file {file} in a database that has none")));
+    }
+    let database = Database::create(path, config)?;
+    let before = database.state()?;
+    let is_pristine = before.is_none_or(|state| {
+        state.write == 1 && state.hard == HardState::default() && state.last == state.base
+    });
+    if !is_pristine
+        || database.db().iterator_cf(database.entries(), IteratorMode::Start).count() > 0
+    {
+        let what = before.map_or_else(|| "entries".to_owned(), |state| state.to_string());
+        return Err(orphaned(path, what));
+    }
+
+    let hard = HardState::default();
+    let state = State { write: 1, hard, base: founding.last, last: founding.last };
+    let mut write = WriteBatch::default();
+    write.put_cf(database.meta(), BASE_KEY, record::seal(BASE_KEY, founding));
+    write.put_cf(database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
+    let mut sync = WriteOptions::default();
+    sync.set_sync(true);
+    let written = database.db().write_opt(write, &sync);
+    written.map_err(|error| database.error("creating the log", error))?;
+    Ok(state)
+}
+
+fn orphaned(log: &Path, what: String) -> OpenError {
+    OpenError::Orphaned { path: log.parent().unwrap_or(log).to_owned(), what }
+}
+
+/// A file with data in `path` although RocksDB's root file is not there. Creating a database writes
+/// that file before any data, so somebody removed it; RocksDB would begin anew without a word.
+fn data_without_database(path: &Path) -> Result<Option<String>, OpenError> {
+    let failed = |source| OpenError::Io { path: path.to_owned(), doing: "listing it", source };
+    if !path.try_exists().map_err(failed)? || path.join("CURRENT").try_exists().map_err(failed)? {
+        return Ok(None);
+    }
+    for file in path.read_dir().map_err(failed)? {
+        let file = file.map_err(failed)?.file_name();
+        let name = file.to_string_lossy();
+        if name.ends_with(".log") || name.ends_with(".sst") {
+            return Ok(Some(name.into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Opens the database at `path`, unless it has lost a write that the watermark knows.
+fn open_no_shorter(
+    path: &Path,
+    config: &RocksLogConfig,
+    mark: &State,
+) -> Result<Database, StoreError> {
+    match Database::open(path, config, Recovery::Strict) {
+        Ok(database) => {
+            check_covers(&database, mark)?;
+            Ok(database)
+        }
+        Err(StoreError::Corrupt { what, .. }) => open_damaged(path, config, mark, &what),
+        Err(error) => Err(error),
+    }
+}
+
+/// Something in the database is damaged. If that is a write that nobody was told about, torn by a
+/// power cut, what comes before it is whole and reaches the watermark. Nothing is changed before
+/// that is certain, so that the evidence is not destroyed.
+fn open_damaged(
+    path: &Path,
+    config: &RocksLogConfig,
+    mark: &State,
+    what: &str,
+) -> Result<Database, StoreError> {
+    let intact = Database::inspect(path, config)
+        .and_then(|database| check_covers(&database, mark).map(|()| database))
+        .and_then(|database| recover::scan(&database));
+    match intact {
+        Ok(Found { state, .. }) => {
+            tracing::warn!(
+                path = %path.display(), damage = what, kept = %state,
+                "a torn write after the last acknowledged one is dropped"
+            );
+        }
+        Err(StoreError::Corrupt { what: missing, .. }) if missing != what => {
+            return Err(database::corrupt(path, format!("{what}; before that place, {missing}")));
+        }
+        Err(StoreError::Corrupt { .. }) => {
+            return Err(database::corrupt(path, what.to_owned()));
+        }
+        Err(error) => return Err(error),
+    }
+    let database = Database::open(path, config, Recovery::Prefix)?;
+    check_covers(&database, mark)?;
+    Ok(database)
+}
+
+/// Rule L15: what was acknowledged is there.
+fn check_covers(database: &Database, mark: &State) -> Result<(), StoreError> {
+    let Some(state) = database.state()? else {
+        return Err(database.corrupt("it has no state record"));
+    };
+    if state.write < mark.write {
+        return Err(database.corrupt(format!(
+            "the last thing found in it is {state}, but the watermark knows {mark}: \
+             acknowledged writes are gone"
+        )));
+    }
+    if state.write == mark.write && state != *mark {
+        return Err(database.corrupt(format!(
+            "the last thing found in it is {state}, but the watermark knows a different {mark}"
+        )));
+    }
+    Ok(())
+}
+
+fn recovered(found: Found) -> Recovered {
+    Recovered {
+        hard: found.state.hard,
+        base: found.base,
+        runs: found.shape.runs().to_vec(),
+        last: found.shape.last().index,
+        memberships: found.memberships,
+    }
+}
