@@ -202,7 +202,7 @@ fn apply(subject: &mut Subject, model: &mut Model, commands: &[Command]) -> Vec<
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// Rule C3: replay after a crash changes nothing. Rule S2: nor does moving by snapshot.
     #[test]

@@ -1,10 +1,11 @@
 //! How one request is carried through: whom to ask, when to ask again, when to give up.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::Index;
+use tokio::time::Instant;
 
 use crate::api::{Answer, ErrorReply, Header, Rejection, Reply, Request};
 
@@ -40,6 +41,8 @@ struct Journey {
     deadline: Instant,
     /// Who was asked since the last pause.
     tried: BTreeSet<String>,
+    /// How many hints were followed since then.
+    hops: u32,
     /// The longest that one attempt may take if it can be repeated.
     attempt: Duration,
     pause: Duration,
@@ -154,8 +157,9 @@ impl<C: Channel> Client<C> {
         match error {
             ErrorReply::NotLeader { leader, term } => {
                 let news = self.directory().on_not_leader(endpoint, leader.as_ref(), term);
-                if let Some(news) = news {
+                if let Some(news) = news.filter(|_| journey.hops < HOPS) {
                     // It may have been asked before it was elected.
+                    journey.hops += 1;
                     journey.tried.remove(&news);
                 }
                 let message = format!("{endpoint} does not lead in term {term}");
@@ -228,9 +232,9 @@ impl<C: Channel> Client<C> {
         request: Bytes,
         deadline: Instant,
     ) -> Result<Reply, Obstacle> {
-        let call = self.channel.call(endpoint, request, deadline);
+        let call = self.channel.call(endpoint, request, deadline.into_std());
         // The channel keeps the deadline. Should it not, this client does.
-        let result = tokio::time::timeout_at((deadline + GRACE).into(), call).await;
+        let result = tokio::time::timeout_at(deadline + GRACE, call).await;
         let bytes = match result {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(ChannelError::NotSent { kind, message })) => {
@@ -301,6 +305,7 @@ impl Journey {
             kind,
             deadline: Instant::now() + timeout,
             tried: BTreeSet::new(),
+            hops: 0,
             attempt: (timeout / 4).clamp(ATTEMPT_LEAST, ATTEMPT_MOST),
             pause: PAUSE_FIRST,
             last: None,
@@ -358,6 +363,7 @@ impl Journey {
     /// Everybody was asked. How long to wait before asking everybody again.
     fn end_round(&mut self) -> Duration {
         self.tried.clear();
+        self.hops = 0;
         // A cluster that is slow rather than dead gets more time with each round.
         self.attempt *= 2;
         let pause = jittered(self.pause);
@@ -390,6 +396,8 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The least and the most that one repeatable attempt takes at first.
 const ATTEMPT_LEAST: Duration = Duration::from_millis(100);
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
+/// So many hints are followed without a pause. Honest nodes need two or three.
+const HOPS: u32 = 16;
 /// The first and the longest pause between rounds.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MOST: Duration = Duration::from_millis(500);

@@ -3,9 +3,10 @@
 //! No network and no clock here; times are handed in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft_core::{Index, NodeId, Term};
+use tokio::time::Instant;
 
 use crate::api::{Header, LeaderHint, Members};
 
@@ -24,6 +25,8 @@ pub(crate) struct Directory {
     applied: Index,
     /// When each endpoint last answered.
     heard: BTreeMap<String, Instant>,
+    /// The newest term in which each endpoint has said that it does not lead.
+    denied: BTreeMap<String, Term>,
     /// Those that did not answer when last asked. They are asked last.
     silent: BTreeSet<String>,
 }
@@ -53,6 +56,7 @@ impl Directory {
             term: Term(0),
             applied: Index::ZERO,
             heard: BTreeMap::new(),
+            denied: BTreeMap::new(),
             silent: BTreeSet::new(),
         }
     }
@@ -87,6 +91,7 @@ impl Directory {
         self.term = self.term.max(header.term);
         self.silent.remove(endpoint);
         self.heard.insert(endpoint.to_owned(), now);
+        self.forget_strangers();
     }
 
     /// The user is about to see the effect of everything up to `applied`.
@@ -101,10 +106,12 @@ impl Directory {
         }
     }
 
-    /// `endpoint` says that it does not lead, and who does in `term`. Returns where to go if that is news.
+    /// `endpoint` says that it does not lead, and who does in `term`. Returns whom to ask again if it was
+    /// asked before that term.
     ///
     /// A hint is trusted only if its term is not older than the newest that was heard of: a node that
-    /// was cut off still believes in a leader long gone.
+    /// was cut off still believes in a leader long gone. Nor does it lead back to a node that has denied it
+    /// in that term: two that believe in each other would make a circle.
     pub(crate) fn on_not_leader(
         &mut self,
         endpoint: &str,
@@ -114,6 +121,8 @@ impl Directory {
         if self.leader.as_ref().is_some_and(|leader| leader.address == endpoint) {
             self.leader = None;
         }
+        let denied = self.denied.entry(endpoint.to_owned()).or_insert(term);
+        *denied = term.max(*denied);
         if term < self.term {
             return None;
         }
@@ -122,11 +131,10 @@ impl Directory {
             self.leader = None;
         }
         let address = &hint.filter(|hint| is_plausible(&hint.address))?.address;
-        let leader = Leader { address: address.clone(), term };
-        if self.leader.as_ref() == Some(&leader) || leader.address == endpoint {
+        if address == endpoint || self.denied.get(address).is_some_and(|denied| *denied >= term) {
             return None;
         }
-        self.leader = Some(leader);
+        self.leader = Some(Leader { address: address.clone(), term });
         Some(address.clone())
     }
 
@@ -137,9 +145,6 @@ impl Directory {
         if self.leader.as_ref().is_some_and(|leader| leader.address == endpoint) {
             self.leader = None;
         }
-        // Silence of those who are not members any more is of no interest.
-        let Self { given, members, silent, .. } = self;
-        silent.retain(|e| given.contains(e) || members.values().any(|member| member == e));
     }
 
     /// Somebody has told who the members are.
@@ -154,8 +159,21 @@ impl Directory {
         while self.members.len() > MEMBERS {
             self.members.pop_last();
         }
-        let Self { given, members, heard, .. } = self;
-        heard.retain(|e, _| given.contains(e) || members.values().any(|member| member == e));
+        self.forget_strangers();
+    }
+}
+
+impl Directory {
+    /// Drops what is known of endpoints that are neither given nor members, if that has become much.
+    fn forget_strangers(&mut self) {
+        let Self { given, members, heard, denied, silent, .. } = self;
+        if heard.len().max(denied.len()).max(silent.len()) <= ENDPOINTS {
+            return;
+        }
+        let is_known = |e: &String| given.contains(e) || members.values().any(|member| member == e);
+        heard.retain(|e, _| is_known(e));
+        denied.retain(|e, _| is_known(e));
+        silent.retain(|e| is_known(e));
     }
 }
 
@@ -165,6 +183,8 @@ fn is_plausible(address: &str) -> bool {
 
 /// More members than any cluster has. A node cannot make a client remember more.
 const MEMBERS: usize = 64;
+/// So many endpoints may be known of before those that are not members are forgotten.
+const ENDPOINTS: usize = 4 * MEMBERS;
 /// The longest address that is remembered: that of the longest host name, and a port.
 const ADDRESS_BYTES: usize = 253 + 1 + 5;
 
@@ -192,7 +212,12 @@ mod tests {
         assert_eq!(next(&directory), "c");
         assert_eq!(directory.on_not_leader("b", Some(&hint("d")), Term(4)), None, "older");
         assert_eq!(next(&directory), "c");
-        assert_eq!(directory.on_not_leader("b", Some(&hint("c")), Term(5)), None, "no news");
+        assert_eq!(directory.on_not_leader("c", Some(&hint("a")), Term(5)), None, "a circle");
+        assert_eq!(
+            directory.on_not_leader("b", Some(&hint("c")), Term(5)),
+            None,
+            "c has denied it"
+        );
         assert_eq!(directory.on_not_leader("b", Some(&hint("d")), Term(6)), Some("d".to_owned()));
         assert_eq!(next(&directory), "d");
         assert_eq!(directory.on_not_leader("b", None, Term(7)), None);

@@ -1,10 +1,11 @@
 //! How all members are, each asked by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use raft_core::NodeId;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::api::{Answer, NodeStatus, Reply, Request};
 
@@ -71,7 +72,7 @@ impl<C: Channel> Client<C> {
             let channel = self.channel.clone();
             calls.spawn(async move {
                 let request = Request::Status.encode();
-                let reply = channel.call(&endpoint, request, deadline).await;
+                let reply = channel.call(&endpoint, request, deadline.into_std()).await;
                 (endpoint, reply)
             });
         }

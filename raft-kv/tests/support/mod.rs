@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod log;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;

@@ -1,0 +1,227 @@
+//! A whole node of one, with the store as its machine: what the service answers, as clients see it.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raft_core::{
+    ClusterId, Config, Handle, Identity, Inbox, Incarnation, Index, Membership, Node, NodeOptions,
+    Peers, RoleName, Sent, SnapshotHeader, SnapshotMeta, SnapshotSource, SnapshotTicket, Ticks,
+    Transport,
+};
+use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Reply, Request};
+use raft_kv::client::{Channel, ChannelError, Client, ClientError};
+use raft_kv::{Command, Compact, KeyRange, Kv, KvConfig, Put, RangeRequest, Revision, Service};
+use support::log::MemLog;
+use support::{config, node, tempdir};
+use tempfile::TempDir;
+
+/// A network without anybody on it.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn start(&mut self, _: Inbox) {}
+
+    fn send(&self, _: raft_core::Envelope) -> Sent {
+        Sent::Unreachable
+    }
+
+    fn send_snapshot(&self, _: SnapshotHeader, _: Box<dyn SnapshotSource>) -> SnapshotTicket {
+        SnapshotTicket(0)
+    }
+
+    fn set_peers(&self, _: &Peers) {}
+}
+
+struct Running {
+    handle: Handle,
+    service: Service,
+    // Dropped last: the store is in it.
+    _dir: TempDir,
+}
+
+impl Running {
+    /// A node among `voters`, of which only it runs.
+    fn start(voters: u64, kv: KvConfig) -> Self {
+        let dir = tempdir();
+        let kv = Kv::open(dir.path(), kv).unwrap();
+        let reader = kv.reader();
+        let voters = (1..=voters).map(|id| (node(id), format!("n{id}:1")));
+        let founding =
+            SnapshotMeta { membership: Membership::of_voters(voters), ..SnapshotMeta::default() };
+        let raft = Config {
+            election_timeout: Ticks(4),
+            heartbeat_interval: Ticks(1),
+            ..Config::new(node(1))
+        };
+        let options = NodeOptions { seed: Some(1), ..NodeOptions::new(raft) };
+        let handle = Node::start(options, MemLog::new(founding), Nobody, kv).unwrap();
+        let identity =
+            Identity { cluster: ClusterId(9), node: node(1), incarnation: Incarnation(1) };
+        let service = Service::new(handle.clone(), reader, identity, "n1:1").unwrap();
+        Self { handle, service, _dir: dir }
+    }
+
+    fn leading(kv: KvConfig) -> Self {
+        let running = Self::start(1, kv);
+        let (send, leads) = channel();
+        running.handle.subscribe(move |status| send.send(status.role == RoleName::Leader).is_ok());
+        while !leads.recv_timeout(Duration::from_secs(10)).unwrap() {}
+        running
+    }
+
+    fn call_bytes(&self, request: Bytes) -> Reply {
+        let (send, reply) = channel();
+        self.service.call(request, move |bytes| send.send(bytes).unwrap());
+        Reply::decode(&reply.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap()
+    }
+
+    fn call(&self, request: &Request) -> Reply {
+        self.call_bytes(request.encode())
+    }
+
+    fn error(&self, request: &Request) -> ErrorReply {
+        self.call(request).body.unwrap_err()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.handle.stop(Duration::ZERO);
+        self.handle.wait();
+    }
+}
+
+fn put(key: &'static [u8], value: impl Into<Bytes>) -> Request {
+    let key = Bytes::from_static(key);
+    Request::Write(Command::Put(Put { key, value: value.into(), lease: None, prev_kv: false }))
+}
+
+fn read(request: RangeRequest, level: ReadLevel) -> Request {
+    Request::Range(Read { request, level, min_applied: Index::ZERO })
+}
+
+fn get(key: &'static str, level: ReadLevel) -> Request {
+    read(RangeRequest::new(KeyRange::One(key.into())), level)
+}
+
+/// The service of a node as a channel without a network.
+struct Direct(Service);
+
+impl Channel for Direct {
+    async fn call(&self, _: &str, request: Bytes, _: Instant) -> Result<Bytes, ChannelError> {
+        let (send, reply) = tokio::sync::oneshot::channel();
+        self.0.call(request, move |bytes| drop(send.send(bytes)));
+        reply.await.map_err(|_| ChannelError::Lost { message: "no reply".to_owned() })
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_and_deleted() {
+    let running = Running::leading(config());
+    let channel = Direct(running.service.clone());
+    let client = Client::new(channel, vec!["n1:1".to_owned()], Duration::from_secs(10));
+    assert_eq!(client.put("k", "v").await.unwrap().revision, Revision(2));
+    for level in [ReadLevel::Linearizable, ReadLevel::Stale] {
+        let got = client.get("k", level).await.unwrap();
+        assert_eq!((&got.kv.unwrap().value[..], got.revision), (&b"v"[..], Revision(2)));
+    }
+    let all = client.range(RangeRequest::new(KeyRange::all()), ReadLevel::Linearizable).await;
+    assert_eq!(all.unwrap().count, 1);
+    assert_eq!(client.delete(KeyRange::One("k".into())).await.unwrap().deleted, 1);
+    assert_eq!(client.get("k", ReadLevel::Linearizable).await.unwrap().kv, None);
+    assert_eq!(client.compact(Revision(3)).await.unwrap().compacted, Revision(3));
+    let error = client.compact(Revision(9)).await.unwrap_err();
+    assert!(matches!(error, ClientError::Rejected { .. }), "{error}");
+
+    let lines = client.status_all().await.unwrap();
+    let status = lines[0].status.as_ref().unwrap();
+    assert_eq!((lines.len(), status.role, &status.address[..]), (1, RoleName::Leader, "n1:1"));
+    assert_eq!(status.cluster_id, ClusterId(9));
+    assert_eq!(client.members().await.unwrap().leader.unwrap().node, node(1));
+}
+
+#[test]
+fn senseless_requests_are_rejected_by_name() {
+    let limits = KvConfig { max_key_bytes: 8, max_value_bytes: 100, ..config() };
+    let running = Running::leading(limits);
+    let between = |first: &'static str, before: &'static str| {
+        let range = KeyRange::Between { first: first.into(), before: before.into() };
+        read(RangeRequest::new(range), ReadLevel::Stale)
+    };
+    let future =
+        RangeRequest { revision: Some(Revision(99)), ..RangeRequest::new(KeyRange::all()) };
+    for (request, expected, words) in [
+        (put(b"", "v"), Rejection::EmptyKey, "empty"),
+        (put(b"123456789", "v"), Rejection::KeyTooLong, "9 bytes; at most 8"),
+        (put(b"k", vec![0; 101]), Rejection::ValueTooLarge, "101 bytes; at most 100"),
+        (get("", ReadLevel::Stale), Rejection::EmptyKey, "empty"),
+        (between("b", "a"), Rejection::EmptyRange, "\"b\""),
+        (between("b", "b"), Rejection::EmptyRange, "\"b\""),
+        (read(future, ReadLevel::Linearizable), Rejection::FutureRevision, "99"),
+        (
+            Request::Write(Command::Compact(Compact { revision: Revision(99) })),
+            Rejection::FutureRevision,
+            "99",
+        ),
+    ] {
+        let error = running.error(&request);
+        let ErrorReply::Rejected { kind, message } = &error else { panic!("{error:?}") };
+        assert_eq!(*kind, expected, "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+    for bytes in [&b""[..], b"\x02", b"\x01\xff", b"\x01\x00\x00\x05a"] {
+        let error = running.call_bytes(Bytes::from_static(bytes)).body.unwrap_err();
+        let is_right = matches!(error, ErrorReply::Rejected { kind: Rejection::NotUnderstood, .. });
+        assert!(is_right, "{error:?}");
+    }
+    // At the limits it is taken.
+    let reply = running.call(&put(b"12345678", vec![0; 100]));
+    assert!(matches!(reply.body, Ok(Answer::Written(_))), "{reply:?}");
+    assert_eq!(reply.header.revision, Revision(2));
+}
+
+/// Rule C8.
+#[test]
+fn a_stale_read_is_not_answered_from_before_what_the_client_has_seen() {
+    let running = Running::leading(config());
+    let reply = running.call(&put(b"k", "v"));
+    let seen = |index| {
+        let request = RangeRequest::new(KeyRange::One("k".into()));
+        Request::Range(Read { request, level: ReadLevel::Stale, min_applied: index })
+    };
+    assert!(running.call(&seen(reply.header.applied)).body.is_ok());
+    let applied = reply.header.applied;
+    assert_eq!(running.error(&seen(applied.next())), ErrorReply::Behind { applied });
+}
+
+#[test]
+fn without_a_leader_there_are_stale_reads_and_status_only() {
+    let running = Running::start(3, config());
+    for request in [put(b"k", "v"), get("k", ReadLevel::Linearizable)] {
+        let error = running.error(&request);
+        assert!(matches!(error, ErrorReply::NotLeader { leader: None, .. }), "{error:?}");
+    }
+    let reply = running.call(&get("k", ReadLevel::Stale));
+    assert!(matches!(reply.body, Ok(Answer::Range(_))), "{reply:?}");
+    let Ok(Answer::Status(status)) = running.call(&Request::Status).body else { panic!() };
+    assert_eq!((status.node_id, status.leader_id), (node(1), None));
+    let Ok(Answer::Members(members)) = running.call(&Request::Members).body else { panic!() };
+    assert_eq!(members.addresses()[&node(3)], "n3:1");
+}
+
+/// Rule C4.
+#[test]
+fn a_node_that_has_stopped_says_what_is_known() {
+    let running = Running::leading(config());
+    running.handle.stop(Duration::ZERO);
+    running.handle.wait();
+    let error = running.error(&put(b"k", "v"));
+    assert!(matches!(error, ErrorReply::Unknown { .. }), "{error:?}");
+    let error = running.error(&get("k", ReadLevel::Linearizable));
+    assert!(matches!(error, ErrorReply::Unavailable { .. }), "{error:?}");
+}
