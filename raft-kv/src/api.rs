@@ -1,7 +1,7 @@
 //! What clients and nodes say to each other. The channel carries it as opaque bytes.
 //!
-//! Like commands, these encodings only grow: a new kind is a new variant at the end; what does not fit
-//! takes a new version, which an older node refuses by name.
+//! Like commands, these encodings only grow: a new kind is a new variant at the end; what does not
+//! fit takes a new version, which an older node refuses by name.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +35,8 @@ pub struct Read {
     pub request: RangeRequest,
     /// How fresh it must be.
     pub level: ReadLevel,
-    /// The last index of which the client has seen the effect. An answer from an earlier state would
-    /// send the client back in time (rule C8).
+    /// The last index of which the client has seen the effect. An answer from an earlier state
+    /// would send the client back in time (rule C8).
     pub min_applied: Index,
 }
 
@@ -47,7 +47,8 @@ pub enum ReadLevel {
     /// It sees every write that was acknowledged before it began, to whomever.
     #[default]
     Linearizable,
-    /// It sees what the node that answers has applied. Any node can answer, even one without a leader.
+    /// It sees what the node that answers has applied. Any node can answer, even one without a
+    /// leader.
     Stale,
 }
 

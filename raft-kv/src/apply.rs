@@ -1,8 +1,8 @@
 //! What each command does to the store.
 //!
-//! Deterministic (rule C1): it looks at the command and at what is stored, and nothing else. In particular
-//! not at how entries are cut into batches, which differs from node to node, nor at this node's
-//! configuration.
+//! Deterministic (rule C1): it looks at the command and at what is stored, and nothing else. In
+//! particular not at how entries are cut into batches, which differs from node to node, nor at this
+//! node's configuration.
 
 use std::collections::BTreeMap;
 
@@ -81,8 +81,8 @@ impl<'a> Applier<'a> {
         Ok(outcome)
     }
 
-    /// Whether enough has come together that it should be written before more is applied. Entries are
-    /// small or many, but each may replace a value of any size.
+    /// Whether enough has come together that it should be written before more is applied. Entries
+    /// are small or many, but each may replace a value of any size.
     pub(crate) fn is_full(&self) -> bool {
         self.batch.size_in_bytes() >= BATCH_BYTES
     }
@@ -94,9 +94,9 @@ impl<'a> Applier<'a> {
         Ok(Done { state: self.state, membership: self.membership })
     }
 
-    /// Deletes from the disk some of the history that compaction has given up: that of about `changes`
-    /// changes. Must come before the entries, since it looks only at what is written. Nothing that can
-    /// be read depends on it, so nodes may differ in it.
+    /// Deletes from the disk some of the history that compaction has given up: that of about
+    /// `changes` changes. Must come before the entries, since it looks only at what is written.
+    /// Nothing that can be read depends on it, so nodes may differ in it.
     pub(crate) fn purge(&mut self, changes: usize) -> Result<(), KvError> {
         let State { compacted, purged, .. } = self.state;
         if purged >= compacted {

@@ -1,7 +1,7 @@
 //! How values become bytes and bytes values: a version byte, then postcard.
 //!
-//! An enum's tag is the position of its variant, so variants are only ever added at the end. A change
-//! that this does not cover takes a new version byte.
+//! An enum's tag is the position of its variant, so variants are only ever added at the end. A
+//! change that this does not cover takes a new version byte.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -21,7 +21,8 @@ pub(crate) fn encode_onto<T: Serialize>(buffer: Vec<u8>, value: &T) -> Vec<u8> {
     postcard::to_extend(value, buffer).expect("encoding into memory does not fail")
 }
 
-/// What [`encode`] made, all of it. Safe on any bytes: memory used is in proportion to their number.
+/// What [`encode`] made, all of it. Safe on any bytes: memory used is in proportion to their
+/// number.
 pub(crate) fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, DecodeError> {
     let (&found, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
     if found != version {

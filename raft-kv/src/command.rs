@@ -1,7 +1,7 @@
 //! What is replicated: commands, and what became of them.
 //!
-//! Commands stand in the log for good, so their encoding only ever grows (see `codec`): a new kind is
-//! a new variant at the end. A node that meets a kind it does not know stops (rule L18).
+//! Commands stand in the log for good, so their encoding only ever grows (see `codec`): a new kind
+//! is a new variant at the end. A node that meets a kind it does not know stops (rule L18).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

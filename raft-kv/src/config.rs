@@ -4,20 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::KvError;
 
-/// Limits and sizes of the store on one node. Nothing here changes what a command does, so nodes may
-/// differ (rule C1); the limits are checked before a command is proposed.
+/// Limits and sizes of the store on one node. Nothing here changes what a command does, so nodes
+/// may differ (rule C1); the limits are checked before a command is proposed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KvConfig {
     /// The longest key that is taken, in bytes. At most 64 KiB.
     pub max_key_bytes: usize,
-    /// The longest value that is taken, in bytes. At most 16 MiB. A log entry must hold key and value.
+    /// The longest value that is taken, in bytes. At most 16 MiB. A log entry must hold key and
+    /// value.
     pub max_value_bytes: usize,
     /// The most key-value bytes one answer to a range carries. A range that has more is cut there
     /// and says so. One key is always answered.
     pub max_reply_bytes: usize,
-    /// Memory for what was written and is not yet in files, in bytes. It is also about what has to be
-    /// applied again after a crash.
+    /// Memory for what was written and is not yet in files, in bytes. It is also about what has to
+    /// be applied again after a crash.
     pub write_buffer_bytes: usize,
     /// Memory for blocks of files, their indexes and filters, in bytes.
     pub block_cache_bytes: usize,

@@ -60,7 +60,8 @@ impl Home {
         }
     }
 
-    /// Makes the database `number` the one in use. After a crash inside, it is or it is not (rule S3).
+    /// Makes the database `number` the one in use. After a crash inside, it is or it is not (rule
+    /// S3).
     pub(crate) fn set_current(&self, number: u64) -> Result<(), KvError> {
         let (temporary, path) = (self.dir.join("CURRENT.new"), self.dir.join("CURRENT"));
         let write = || -> io::Result<()> {
@@ -135,7 +136,7 @@ impl Drop for RemoveOnDrop {
             return;
         }
         if let Err(error) = remove_dir(&self.0) {
-            tracing::warn!(%error, "a directory that is no longer needed stays until the next start");
+            tracing::warn!(%error, "a directory no longer needed stays until the next start");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The key-value store of the project: the state machine of a node, its commands, and its client.
 //!
-//! The data model is etcd's: a store-wide revision; keys with their history; reads of ranges, now or
-//! as they were.
+//! The data model is etcd's: a store-wide revision; keys with their history; reads of ranges, now
+//! or as they were.
 //!
 //! - [`Kv`] is the `StateMachine`, on RocksDB; [`KvReader`] reads it alongside.
 //! - [`Service`] answers clients in the name of a node; [`api`] is what they say to each other.
-//! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic over a
-//!   channel that carries bytes.
+//! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic
+//!   over a channel that carries bytes.
 
 pub mod api;
 mod apply;

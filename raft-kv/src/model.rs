@@ -1,4 +1,5 @@
-//! The words of the data model, which is etcd's: revisions, keys with their history, ranges of keys.
+//! The words of the data model, which is etcd's: revisions, keys with their history, ranges of
+//! keys.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -6,8 +7,8 @@ use std::num::NonZeroU64;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A state of the whole store. Each command that changes something makes the next one. An empty store
-/// is at revision 1, so the first change makes revision 2, as in etcd.
+/// A state of the whole store. Each command that changes something makes the next one. An empty
+/// store is at revision 1, so the first change makes revision 2, as in etcd.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);

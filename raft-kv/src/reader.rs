@@ -85,8 +85,8 @@ impl KvReader {
     ///
     /// # Errors
     ///
-    /// [`KvError::Compacted`] and [`KvError::FutureRevision`] if there is no such revision to be read;
-    /// [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
+    /// [`KvError::Compacted`] and [`KvError::FutureRevision`] if there is no such revision to be
+    /// read; [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeReply, KvError> {
         let store = self.live.store();
         let view = View::new(&store)?;
@@ -114,8 +114,8 @@ impl KvReader {
         })
     }
 
-    /// Reads one key as it is now, if that needs no disk. `None` if it might, or if `request` asks for
-    /// anything else. Never blocks, so that any thread may try it first.
+    /// Reads one key as it is now, if that needs no disk. `None` if it might, or if `request` asks
+    /// for anything else. Never blocks, so that any thread may try it first.
     ///
     /// # Errors
     ///
@@ -164,8 +164,8 @@ impl KvReader {
         self.live.state().last
     }
 
-    /// A hash of everything that can be read, now and in the past. Two stores that have applied the same
-    /// log have the same. Reads the whole store.
+    /// A hash of everything that can be read, now and in the past. Two stores that have applied the
+    /// same log have the same. Reads the whole store.
     ///
     /// # Errors
     ///

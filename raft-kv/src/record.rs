@@ -9,23 +9,25 @@
 //! | `old` | `k` escaped, `r` (8 bytes) | the record that revision `r` replaced or deleted |
 //! | `changes` | `r` (8 bytes), number within `r` (4 bytes) | what happened (1 byte), `k` |
 //!
-//! A record is `create_revision, mod_revision, version, lease` in postcard, then the value as it is.
+//! A record is `create_revision, mod_revision, version, lease` in postcard, then the value as it
+//! is.
 //!
 //! # Why so
 //!
-//! etcd keeps all records in the order of revisions, and the way from keys to revisions in memory. That
-//! asks for memory in proportion to keys, and for one random read a key when a range is read.
-//! The other known way puts all versions of a key side by side, newest first. Then each read is a seek,
-//! which asks every sorted run of an LSM tree because filters do not help it, and a range read steps over
-//! all versions that are not yet compacted, and over the tombstones of those that are.
+//! etcd keeps all records in the order of revisions, and the way from keys to revisions in memory.
+//! That asks for memory in proportion to keys, and for one random read a key when a range is read.
+//! The other known way puts all versions of a key side by side, newest first. Then each read is a
+//! seek, which asks every sorted run of an LSM tree because filters do not help it, and a range
+//! read steps over all versions that are not yet compacted, and over the tombstones of those that
+//! are.
 //!
 //! Here the present stands apart from the past:
-//! - Reading now, which is nearly every read, is a plain get (with filters) or a plain scan, however
-//!   long the history is. A put asks for the former record with such a get.
-//! - An old record is filed under the revision that *ended* it. So its place is known without a search
-//!   to those who know what happened at that revision: the watcher that wants `prev_kv`, and compaction,
-//!   which deletes by key and never reads `old`. A deletion needs no tombstone of ours. To find
-//!   a key as it was at `r`, look for its first old record that ended after `r`.
+//! - Reading now, which is nearly every read, is a plain get (with filters) or a plain scan,
+//!   however long the history is. A put asks for the former record with such a get.
+//! - An old record is filed under the revision that *ended* it. So its place is known without a
+//!   search to those who know what happened at that revision: the watcher that wants `prev_kv`, and
+//!   compaction, which deletes by key and never reads `old`. A deletion needs no tombstone of ours.
+//!   To find a key as it was at `r`, look for its first old record that ended after `r`.
 //! - `changes` is what a watcher reads: in order, only ever appended to, cut at its front.
 //!
 //! The price: a value that is overwritten is written a second time. A value that never is, never.
@@ -146,8 +148,8 @@ pub(crate) fn old_prefix(key: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Where the keys from `first` on begin in `old`. Like [`old_prefix`] without the end, since `first` is
-/// a bound and not a key: it may be cut short anywhere.
+/// Where the keys from `first` on begin in `old`. Like [`old_prefix`] without the end, since
+/// `first` is a bound and not a key: it may be cut short anywhere.
 pub(crate) fn old_bound(first: &[u8]) -> Vec<u8> {
     let mut out = old_prefix(first);
     out.truncate(out.len() - 2);
@@ -250,7 +252,9 @@ mod tests {
         }
 
         #[test]
-        fn old_bounds_part_the_keys_where_the_bound_does(bound in key(), a in key(), r in any::<u64>()) {
+        fn old_bounds_part_the_keys_where_the_bound_does(
+            bound in key(), a in key(), r in any::<u64>(),
+        ) {
             prop_assert_eq!(old_bound(&bound) <= old_key(&a, Revision(r)), bound <= a);
         }
 

@@ -153,7 +153,8 @@ impl<'a> View<'a> {
             now.next();
         }
         if !is_added {
-            // Of the records that ended after `at`, the first is the only one that can have begun by then.
+            // Of the records that ended after `at`, the first is the only one that can have begun
+            // by then.
             old.seek(old_key(key, at.next()));
             if let Some((stored, record)) = old.item()
                 && parse_old_key(stored)?.0 == key
@@ -181,8 +182,8 @@ impl<'a> View<'a> {
 }
 
 impl Found {
-    /// Counts a key, and keeps it if there is room. Once there was none, nothing more is kept, so that
-    /// what is kept has no gaps.
+    /// Counts a key, and keeps it if there is room. Once there was none, nothing more is kept, so
+    /// that what is kept has no gaps.
     fn add(&mut self, key: &[u8], record: &[u8], cut: Cut) -> Result<(), KvError> {
         self.count += 1;
         if self.is_full || self.kvs.len() as u64 >= cut.keys {

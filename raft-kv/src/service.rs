@@ -1,7 +1,7 @@
 //! The node's side of the API: takes a client's request, asks the node, reads the store, answers.
 //!
-//! Nothing here blocks: requests come in on the threads of the network, and the node answers on its own.
-//! What may have to wait for a disk, or take long, goes to a few threads of our own.
+//! Nothing here blocks: requests come in on the threads of the network, and the node answers on its
+//! own. What may have to wait for a disk, or take long, goes to a few threads of our own.
 
 use std::fmt;
 use std::sync::Arc;
@@ -128,8 +128,8 @@ enum Effect {
 }
 
 impl Inner {
-    /// Reads the store, which has to have applied `least`, and answers. At once if what is asked for is
-    /// in memory; elsewhere if it might have to wait for the disk or take long.
+    /// Reads the store, which has to have applied `least`, and answers. At once if what is asked
+    /// for is in memory; elsewhere if it might have to wait for the disk or take long.
     fn find(self: Arc<Self>, request: RangeRequest, least: Index, reply: Answerer) {
         match self.reader.range_cached(&request) {
             Ok(Some(found)) => reply(self.reply(fresh(found, least)).encode()),
@@ -250,8 +250,8 @@ fn fresh(found: RangeReply, least: Index) -> Result<Answer, ErrorReply> {
     Ok(Answer::Range(found))
 }
 
-/// What can be said of a request without looking at the store. Limits are those of this node; what it
-/// lets pass all nodes apply alike.
+/// What can be said of a request without looking at the store. Limits are those of this node; what
+/// it lets pass all nodes apply alike.
 fn check(request: &Request, config: &KvConfig) -> Result<(), ErrorReply> {
     match request {
         Request::Write(Command::Put(Put { key, value, .. })) => {

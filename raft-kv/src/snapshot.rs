@@ -127,8 +127,8 @@ pub(crate) fn install(
         store.set_membership(&founding)?;
         membership = Some(founding);
     }
-    // If the next step fails nobody knows which database the next start will find in use. That start
-    // removes the other.
+    // If the next step fails nobody knows which database the next start will find in use. That
+    // start removes the other.
     incomplete.keep();
     home.set_current(number)?;
     Ok(Installed { store, state, membership })
@@ -142,7 +142,8 @@ fn fill(path: &Path, snapshot: &mut dyn SnapshotReader) -> Result<(), KvError> {
             return Err(KvError::corrupt(format!("a snapshot with a file named {name:?}")));
         }
         let target = path.join(name);
-        // Only files that nobody ever writes to again may have two names. RocksDB appends to others.
+        // Only files that nobody ever writes to again may have two names. RocksDB appends to
+        // others.
         let source = snapshot.directory().filter(|_| is_immutable(name)).map(|dir| dir.join(name));
         let linked = source.is_some_and(|source| fs::hard_link(source, &target).is_ok());
         if !linked {

@@ -1,8 +1,8 @@
 //! One RocksDB database of the store: how it is opened, and the few operations on its meta data.
 //!
-//! RocksDB's own log is off: the Raft log is the log. What is in memory is lost in a crash and applied
-//! again. Flushes are atomic over the column families, so what a crash leaves is the state as of
-//! some applied entry, whole (rule C3).
+//! RocksDB's own log is off: the Raft log is the log. What is in memory is lost in a crash and
+//! applied again. Flushes are atomic over the column families, so what a crash leaves is the state
+//! as of some applied entry, whole (rule C3).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use crate::record::{
     FORMAT, FORMAT_KEY, MEMBERSHIP_KEY, STATE_KEY, State, decode_membership, encode_membership,
 };
 
-/// An open database. The fields are dropped in order: the database is closed before its directory is
-/// removed, and the lock is given up last.
+/// An open database. The fields are dropped in order: the database is closed before its directory
+/// is removed, and the lock is given up last.
 pub(crate) struct Store {
     db: DB,
     /// Set once another database has taken its place.

@@ -16,6 +16,7 @@ use raft_kv::client::{Channel, ChannelError, Client, ClientError, NotSentKind};
 use raft_kv::{Command, KeyRange, Outcome, PutOutcome, RangeReply, RangeRequest, Revision};
 
 /// What a node does with a request.
+#[allow(clippy::large_enum_variant, reason = "there are few of them")]
 #[derive(Clone, Debug)]
 enum Act {
     /// It answers.
@@ -238,8 +239,8 @@ async fn a_client_goes_on_with_members_it_was_not_given() {
     assert_eq!(fake.writes(), ["n1", "n2"]);
 }
 
-/// The node that was cut off believes in a leader of an older term. Following it would be a detour each
-/// time, and with two such nodes a circle.
+/// The node that was cut off believes in a leader of an older term. Following it would be a detour
+/// each time, and with two such nodes a circle.
 #[tokio::test(start_paused = true)]
 async fn a_hint_of_an_older_term_is_not_followed() {
     let fake = Fake::new(3);

@@ -48,8 +48,8 @@ fn a_deleted_key_that_is_written_again_is_created_again() {
     assert_eq!((kv.create_revision, kv.mod_revision, kv.version), (Revision(5), Revision(5), 1));
 }
 
-/// Rule C3. Every point at which a crash can find the store: after some applied batch, with the flush
-/// before or after it.
+/// Rule C3. Every point at which a crash can find the store: after some applied batch, with the
+/// flush before or after it.
 #[test]
 fn a_crash_at_any_point_leaves_a_state_that_was_there_and_replay_does_the_rest() {
     let mut subject = Subject::new();
@@ -152,7 +152,8 @@ fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state() {
     let mut subject = Subject::new();
     subject.run(put("old", "1"));
     subject.kv().durable().unwrap();
-    // What stands there after 0, 1, ... files, and after all of them but before CURRENT is replaced.
+    // What stands there after 0, 1, ... files, and after all of them but before CURRENT is
+    // replaced.
     for files in 0..=arrived.files.len() {
         let image = image_of(subject.path());
         let half = image.path().join("store-2");

@@ -1,5 +1,5 @@
-//! The store against a model of a few lines: the same commands, the same outcomes, the same reads at
-//! every revision, whatever happens to the process in between.
+//! The store against a model of a few lines: the same commands, the same outcomes, the same reads
+//! at every revision, whatever happens to the process in between.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
 

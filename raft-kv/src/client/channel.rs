@@ -7,13 +7,13 @@ use bytes::Bytes;
 
 /// Carries a request to a node and its reply back. Retries nothing by itself.
 pub trait Channel: Send + Sync + 'static {
-    /// Sends `request` to the node at `endpoint` (`host:port`) and waits for its reply until `deadline`.
-    /// Dropping the future gives the call up.
+    /// Sends `request` to the node at `endpoint` (`host:port`) and waits for its reply until
+    /// `deadline`. Dropping the future gives the call up.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::NotSent`] only if the request has surely not reached the node and never will;
-    /// otherwise [`ChannelError::Lost`].
+    /// [`ChannelError::NotSent`] only if the request has surely not reached the node and never
+    /// will; otherwise [`ChannelError::Lost`].
     fn call(
         &self,
         endpoint: &str,

@@ -106,12 +106,12 @@ impl Directory {
         }
     }
 
-    /// `endpoint` says that it does not lead, and who does in `term`. Returns whom to ask again if it was
-    /// asked before that term.
+    /// `endpoint` says that it does not lead, and who does in `term`. Returns whom to ask again if
+    /// it was asked before that term.
     ///
-    /// A hint is trusted only if its term is not older than the newest that was heard of: a node that
-    /// was cut off still believes in a leader long gone. Nor does it lead back to a node that has denied it
-    /// in that term: two that believe in each other would make a circle.
+    /// A hint is trusted only if its term is not older than the newest that was heard of: a node
+    /// that was cut off still believes in a leader long gone. Nor does it lead back to a node that
+    /// has denied it in that term: two that believe in each other would make a circle.
     pub(crate) fn on_not_leader(
         &mut self,
         endpoint: &str,
@@ -164,7 +164,8 @@ impl Directory {
 }
 
 impl Directory {
-    /// Drops what is known of endpoints that are neither given nor members, if that has become much.
+    /// Drops what is known of endpoints that are neither given nor members, if that has become
+    /// much.
     fn forget_strangers(&mut self) {
         let Self { given, members, heard, denied, silent, .. } = self;
         if heard.len().max(denied.len()).max(silent.len()) <= ENDPOINTS {

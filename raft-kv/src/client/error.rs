@@ -61,7 +61,8 @@ pub enum ClientError {
         /// Which one, and what is wrong with it.
         message: String,
     },
-    /// No node that answers has come as far as this client has seen. Try again, or read linearizably.
+    /// No node that answers has come as far as this client has seen. Try again, or read
+    /// linearizably.
     #[error("no reachable node has applied index {wanted} yet; the last one was at {applied}")]
     Behind {
         /// What the client has seen.

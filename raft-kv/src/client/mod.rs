@@ -1,8 +1,8 @@
 //! The client of a cluster, generic over the [`Channel`] that carries its requests.
 //!
-//! It may know one node only, and that node may be any: it follows hints to the leader, learns the other
-//! members, and goes on with them when the one it was given dies. It repeats a request on its own only
-//! if that cannot do it twice: reads always; writes only if the last attempt surely had no
+//! It may know one node only, and that node may be any: it follows hints to the leader, learns the
+//! other members, and goes on with them when the one it was given dies. It repeats a request on its
+//! own only if that cannot do it twice: reads always; writes only if the last attempt surely had no
 //! effect. Otherwise the outcome of a write is reported as unknown, which is the truth (rule C4).
 
 mod attempt;

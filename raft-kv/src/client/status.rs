@@ -32,8 +32,8 @@ struct Silence {
 }
 
 impl<C: Channel> Client<C> {
-    /// Asks every endpoint and every member how it is, all at once. In the order of their ids, those
-    /// without a known id last.
+    /// Asks every endpoint and every member how it is, all at once. In the order of their ids,
+    /// those without a known id last.
     ///
     /// # Errors
     ///

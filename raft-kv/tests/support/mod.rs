@@ -1,5 +1,5 @@
-//! What the tests of the store share: a store with the log it has applied, crashes, and snapshots on
-//! their way.
+//! What the tests of the store share: a store with the log it has applied, crashes, and snapshots
+//! on their way.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
