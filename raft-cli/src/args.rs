@@ -1,0 +1,386 @@
+//! The command line as typed. Nothing here looks at the world: what the words mean together is
+//! checked by the command they belong to.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use raft_core::NodeId;
+
+use crate::failure::Failure;
+
+/// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
+///
+/// Exit codes: 0 done, 1 no such key (or something failed on this machine), 2 usage, 3 no leader or
+/// nobody reachable, 4 the outcome of a write is unknown, 5 not permitted, 6 data is damaged or
+/// belongs to another node.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "raft",
+    version,
+    arg_required_else_help = true,
+    args_override_self = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What is valid before and after any subcommand.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Nodes to talk to. One that answers is enough: it knows the others.
+    #[arg(
+        long,
+        global = true,
+        env = "RAFT_ENDPOINTS",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ',',
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) endpoints: Vec<String>,
+    /// The directory with `ca.pem` and the certificate to use, as `raft tls init` writes it.
+    #[arg(
+        long,
+        global = true,
+        env = "RAFT_TLS_DIR",
+        value_name = "DIR",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// How results are printed.
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Output,
+    /// How long a request may take in all, with every retry.
+    #[arg(
+        long, global = true, value_name = "TIME", default_value = "5s", value_parser = duration,
+        help_heading = "Global options"
+    )]
+    pub(crate) timeout: Duration,
+    /// Say more on stderr; twice for everything.
+    #[arg(
+        long, short, global = true, action = ArgAction::Count, help_heading = "Global options"
+    )]
+    pub(crate) verbose: u8,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs: one line.
+    Json,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the certificates of a cluster.
+    #[command(subcommand)]
+    Tls(TlsCommand),
+    /// Run a node.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
+    /// Write a value under a key.
+    #[command(after_help = "Example:\n  raft put colour green")]
+    Put(PutArgs),
+    /// Read the value of a key. Exit code 1 if there is no such key.
+    #[command(after_help = "Examples:\n  raft get colour\n  raft get colour --stale -o json")]
+    Get(GetArgs),
+    /// Remove a key.
+    #[command(after_help = "Example:\n  raft del colour")]
+    Del(DelArgs),
+    /// Show what each node is doing.
+    #[command(after_help = "Example:\n  raft status --endpoints 127.0.0.1:7101 --tls-dir certs")]
+    Status,
+    /// Read commands from stdin, one a line, over one connection.
+    ///
+    /// On a terminal there is a prompt with history. Otherwise each command is answered by one line
+    /// of JSON, in order, and a command that fails by {"error":{"kind":..,"message":..}}.
+    #[command(after_help = "Example:\n  printf 'put a 1\\nget a\\n' | raft shell")]
+    Shell,
+    /// Run a cluster on this machine, kill its leader, and show that nothing is lost.
+    #[command(after_help = "Examples:\n  raft demo --exit\n  raft demo --nodes 5 --dir ./demo")]
+    Demo(DemoArgs),
+    /// Print a script that completes `raft` commands in a shell.
+    #[command(
+        after_help = "Example:\n  raft completion bash > ~/.local/share/bash-completion/completions/raft"
+    )]
+    Completion(CompletionArgs),
+}
+
+/// What a shell line may hold: the subcommands that are one request each.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "raft", no_binary_name = true, disable_version_flag = true)]
+pub(crate) struct ShellLine {
+    #[command(subcommand)]
+    pub(crate) request: Request,
+}
+
+/// One request to the cluster.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Request {
+    /// Write a value under a key.
+    Put(PutArgs),
+    /// Read the value of a key.
+    Get(GetArgs),
+    /// Remove a key.
+    Del(DelArgs),
+    /// Show what each node is doing.
+    Status,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum TlsCommand {
+    /// Make a certificate authority, a certificate for each node, and one for clients.
+    ///
+    /// Keys are readable by their owner only, and nothing is overwritten. The authority is valid for
+    /// ten years, the others for two. `ca.key` can make any certificate of the cluster: keep it
+    /// away from the nodes.
+    #[command(after_help = TLS_EXAMPLES)]
+    Init(TlsInitArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TlsInitArgs {
+    /// The directory to write to. It is made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// How many nodes get a certificate: those with the ids 1 to this.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) nodes: u16,
+    /// Another name or IP address by which nodes are reached. Goes into every node's certificate.
+    #[arg(long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+}
+
+/// What `raft serve` is told. Every option may stand in the file of `--config` instead.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// The id of this node in the cluster, from 1 on.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node_id: Option<NodeId>,
+    /// Where this node keeps its data. Made at the first start.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The UDP address to listen on, for nodes and clients.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where others reach this node, if that is not where it listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// The TCP address for operators: /healthz, /readyz, /status, /metrics. Plain HTTP, read only.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) http: Option<SocketAddr>,
+    /// Found a cluster of these nodes. The same list on each of them; only for the first start.
+    #[arg(long, value_name = "ID=HOST:PORT,...", conflicts_with = "join")]
+    pub(crate) bootstrap: Option<String>,
+    /// Join the cluster of one of these nodes: this node is sent the log, and votes once it has caught
+    /// up. Only for the first start, and under an id that was never used.
+    #[arg(long, value_name = "HOST:PORT,...")]
+    pub(crate) join: Option<String>,
+    /// A TOML file with any of these options, for example `node-id = 1`. Flags win over it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// After this long without a leader a node campaigns [default: 1s].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) election_timeout: Option<Duration>,
+    /// How often a leader shows that it lives [default: 100ms].
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) heartbeat_interval: Option<Duration>,
+    /// Stop when stdin ends: for a parent that may be killed.
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_parent: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PutArgs {
+    /// The key. Not empty.
+    pub(crate) key: String,
+    /// The value.
+    #[arg(allow_negative_numbers = true)]
+    pub(crate) value: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The key.
+    pub(crate) key: String,
+    /// Take the answer of whichever node is asked, without making sure that it is the latest.
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DelArgs {
+    /// The key.
+    pub(crate) key: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where the nodes keep their data; a new or empty directory. It stays afterwards. By default a
+    /// temporary one that is removed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// How many nodes. Three survive the loss of one, five of two.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=9))]
+    pub(crate) nodes: u16,
+    /// Stop after the show instead of staying up.
+    #[arg(long)]
+    pub(crate) exit: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// The shell to complete in.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Reads the command line. Help and version are printed, and end the program, here.
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
+    Cli::try_parse_from(words).map_err(|error| complaint(&error))
+}
+
+/// Reads a line of `raft shell` that was split into words.
+pub(crate) fn parse_line(words: Vec<String>) -> Result<Request, Failure> {
+    ShellLine::try_parse_from(words).map(|line| line.request).map_err(|error| {
+        if shows_help(&error) {
+            Failure::usage("a line is one of: put KEY VALUE, get KEY [--stale], del KEY, status")
+        } else {
+            complaint(&error)
+        }
+    })
+}
+
+/// The definition of the command line, for completions.
+pub(crate) fn definition() -> clap::Command {
+    Cli::command()
+}
+
+fn complaint(error: &clap::Error) -> Failure {
+    if shows_help(error) {
+        // Asked for help: stdout, exit code 0. Given nothing at all: stderr, exit code 2.
+        error.exit();
+    }
+    Failure::usage(format!("{}; see `raft --help`", first_sentence(error)))
+}
+
+fn shows_help(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
+}
+
+/// What clap complains of, without the usage that follows after an empty line.
+fn first_sentence(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    text.split("\n\n").next().unwrap_or_default().to_owned()
+}
+
+/// A span of time with its unit, as in `100ms` or `1s`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a time; write it like 100ms, 5s or 1m"))?;
+    if span.is_zero() || span > Duration::from_secs(24 * 60 * 60) {
+        return Err(format!("{text} is out of range; use more than 0 and at most a day"));
+    }
+    Ok(span)
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  raft serve --node-id 1 --data-dir n1 --listen 127.0.0.1:7101 --tls-dir certs \\
+      --bootstrap 1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103
+  raft serve --config node-1.toml --http 127.0.0.1:7201
+  raft serve --node-id 4 --data-dir n4 --listen 127.0.0.1:7104 --tls-dir certs \\
+      --join 127.0.0.1:7101,127.0.0.1:7102";
+
+const TLS_EXAMPLES: &str = "\
+Example:
+  raft tls init --dir certs --nodes 3 --host db.example.org --host 10.0.0.1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        definition().debug_assert();
+        ShellLine::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_subcommand() {
+        let words = "--endpoints a:1,b:2 --tls-dir d --output json --timeout 7s -v";
+        let before = parsed(&format!("raft {words} get k")).unwrap();
+        let after = parsed(&format!("raft get k {words}")).unwrap();
+        for cli in [before, after] {
+            assert_eq!(cli.global.endpoints, ["a:1", "b:2"]);
+            assert_eq!(cli.global.tls_dir, Some(PathBuf::from("d")));
+            assert_eq!(cli.global.output, Output::Json);
+            assert_eq!(cli.global.timeout, Duration::from_secs(7));
+            assert_eq!(cli.global.verbose, 1);
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(|below| check(below, &path));
+                return;
+            }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("raft "), "`{path} --help` has no example");
+        }
+        definition().get_subcommands().for_each(|command| check(command, "raft"));
+    }
+
+    #[test]
+    fn complaints_are_one_sentence() {
+        for (line, part) in [
+            ("raft put k", "<VALUE>"),
+            ("raft frob", "frob"),
+            ("raft get k --timeout 5", "5"),
+            ("raft serve --node-id 0", "0"),
+            ("raft serve --bootstrap 1=a:1 --join b:1", "--join"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            let failure = complaint(&error);
+            assert!(failure.message.contains(part), "{line}: {failure}");
+            assert!(!failure.message.contains("Usage"), "{line}: {failure}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_be_a_negative_number() {
+        let Command::Put(put) = parsed("raft put k -1").unwrap().command else { panic!() };
+        assert_eq!(put.value, "-1");
+    }
+}

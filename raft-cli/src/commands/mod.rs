@@ -1,0 +1,73 @@
+//! The commands: one file each. A command checks what was typed, does it, and prints what came of it.
+
+mod completion;
+mod del;
+mod demo;
+mod get;
+mod put;
+mod serve;
+mod shell;
+mod status;
+mod tls;
+
+use std::process::ExitCode;
+
+use tracing::level_filters::LevelFilter;
+
+pub(crate) use self::serve::TICK;
+use crate::args::{Cli, Command, Global, Request, TlsCommand};
+use crate::connect::Session;
+use crate::failure::Failure;
+use crate::output::Reply;
+use crate::terminal;
+
+/// Does what was asked.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { global, command } = cli;
+    // A node tells its story; everything else speaks only when it fails.
+    let least = match command {
+        Command::Serve(_) => LevelFilter::INFO,
+        Command::Tls(_)
+        | Command::Put(_)
+        | Command::Get(_)
+        | Command::Del(_)
+        | Command::Status
+        | Command::Shell
+        | Command::Demo(_)
+        | Command::Completion(_) => LevelFilter::OFF,
+    };
+    terminal::start_log(least, global.verbose);
+    match command {
+        Command::Tls(TlsCommand::Init(args)) => tls::init(&args, global.output),
+        Command::Serve(args) => serve::run(*args, &global),
+        Command::Put(args) => once(&global, &Request::Put(args)),
+        Command::Get(args) => once(&global, &Request::Get(args)),
+        Command::Del(args) => once(&global, &Request::Del(args)),
+        Command::Status => once(&global, &Request::Status),
+        Command::Shell => shell::run(&global),
+        Command::Demo(args) => demo::run(&args, &global),
+        Command::Completion(args) => completion::run(&args),
+    }
+}
+
+/// Makes one request and prints its reply.
+fn once(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
+    let runtime = terminal::runtime(1)?;
+    let reply = runtime.block_on(async {
+        let session = Session::open(global)?;
+        let reply = answer(&session, request).await;
+        session.close().await;
+        reply
+    })?;
+    reply.print(global.output)
+}
+
+/// Makes one request, on a session that may make more.
+async fn answer(session: &Session, request: &Request) -> Result<Reply, Failure> {
+    match request {
+        Request::Put(args) => put::request(session, args).await,
+        Request::Get(args) => get::request(session, args).await,
+        Request::Del(args) => del::request(session, args).await,
+        Request::Status => status::request(session).await,
+    }
+}

@@ -1,0 +1,91 @@
+//! The file of `raft serve --config`: the same names as the flags, in TOML.
+//!
+//! A key that is not known is refused by name, because a misspelt key that is ignored is a setting
+//! that is not in force. Nothing here decides what wins; `founding.rs` and `serve` do.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use raft_core::NodeId;
+use serde::{Deserialize, Deserializer};
+
+use crate::args;
+use crate::failure::Failure;
+
+/// What the file says. Everything may be missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ConfigFile {
+    #[serde(alias = "node_id")]
+    pub(crate) node_id: Option<NodeId>,
+    #[serde(alias = "data_dir")]
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) advertise: Option<String>,
+    pub(crate) http: Option<SocketAddr>,
+    #[serde(alias = "tls_dir")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    pub(crate) bootstrap: Option<String>,
+    pub(crate) join: Option<String>,
+    #[serde(alias = "election_timeout", deserialize_with = "time")]
+    pub(crate) election_timeout: Option<Duration>,
+    #[serde(alias = "heartbeat_interval", deserialize_with = "time")]
+    pub(crate) heartbeat_interval: Option<Duration>,
+}
+
+impl ConfigFile {
+    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("cannot read --config {}: {error}", path.display()))
+        })?;
+        Self::parse(&text)
+            .map_err(|(line, what)| Failure::usage(format!("{}:{line}: {what}", path.display())))
+    }
+
+    /// The settings in `text`, or the line that is wrong and what is wrong with it.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let before = text.get(..start).unwrap_or_default();
+            (before.matches('\n').count() + 1, error.message().to_owned())
+        })
+    }
+}
+
+fn time<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(source)?;
+    args::duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_names_of_the_flags() {
+        let text = "node-id = 2\ndata_dir = \"d\"\nlisten = \"127.0.0.1:7102\"\n\
+                    election-timeout = \"300ms\"\nbootstrap = \"1=a:1,2=b:2\"\n";
+        let file = ConfigFile::parse(text).unwrap();
+        assert_eq!(file.node_id, NodeId::new(2));
+        assert_eq!(file.data_dir, Some(PathBuf::from("d")));
+        assert_eq!(file.listen, Some("127.0.0.1:7102".parse().unwrap()));
+        assert_eq!(file.election_timeout, Some(Duration::from_millis(300)));
+        assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());
+    }
+
+    #[test]
+    fn names_the_line_of_what_is_wrong() {
+        for (text, line, part) in [
+            ("node-id = 1\nfrobnicate = 3\n", 2, "frobnicate"),
+            ("node-id = 0\n", 1, "nonzero"),
+            ("\n\nelection-timeout = \"soon\"\n", 3, "soon"),
+            ("listen = \"nowhere\"\n", 1, "socket address"),
+            ("node-id = \n", 1, ""),
+        ] {
+            let (found, what) = ConfigFile::parse(text).unwrap_err();
+            assert_eq!(found, line, "{text:?}: {what}");
+            assert!(what.contains(part), "{text:?}: {what}");
+        }
+    }
+}

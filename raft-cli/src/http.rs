@@ -1,0 +1,198 @@
+//! The operators' window: plain HTTP, read only, small.
+//!
+//! `/healthz` says that the process runs, `/readyz` that the node knows a leader, `/status` what the
+//! node does as JSON, `/metrics` a few gauges in Prometheus' text format. Nothing here can change
+//! anything, and nothing here sees a key or a value. Connections are bounded in number and in time,
+//! because anybody who reaches the port may open them.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use raft_core::{Handle, RoleName, Status};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Answers on `listener` for as long as the runtime lives.
+pub(crate) async fn serve(listener: TcpListener, handle: Handle) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely. Others get the chance to close theirs.
+                tracing::warn!(%error, "cannot accept an HTTP connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer_to(request, &handle));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(IDLE_TIMEOUT)
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%from, %error, "HTTP connection ended"),
+                Err(_) => tracing::debug!(%from, "HTTP connection closed: open for too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Binds, before anything else of the node is started.
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+async fn answer_to(
+    request: Request<Incoming>,
+    handle: &Handle,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
+        answer(request.uri().path(), &handle.status(), handle.stopped().is_some())
+    } else {
+        Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
+    };
+    let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    *response.status_mut() = answer.code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+struct Answer {
+    code: StatusCode,
+    kind: &'static str,
+    body: String,
+}
+
+impl Answer {
+    fn text(code: StatusCode, body: impl Into<String>) -> Self {
+        Self { code, kind: "text/plain; charset=utf-8", body: body.into() }
+    }
+}
+
+fn answer(path: &str, status: &Status, stopped: bool) -> Answer {
+    match path {
+        "/healthz" if stopped => {
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the node has stopped\n")
+        }
+        "/healthz" => Answer::text(StatusCode::OK, "ok\n"),
+        "/readyz" if stopped || status.leader.is_none() => {
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n")
+        }
+        "/readyz" => Answer::text(StatusCode::OK, "ok\n"),
+        "/status" => match serde_json::to_string(status) {
+            Ok(body) => {
+                Answer { code: StatusCode::OK, kind: "application/json", body: body + "\n" }
+            }
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        "/metrics" => Answer {
+            kind: "text/plain; version=0.0.4",
+            ..Answer::text(StatusCode::OK, metrics(status))
+        },
+        _ => Answer::text(
+            StatusCode::NOT_FOUND,
+            "there is /healthz, /readyz, /status and /metrics\n",
+        ),
+    }
+}
+
+fn metrics(status: &Status) -> String {
+    let leads = u64::from(status.role == RoleName::Leader);
+    let gauges = [
+        ("raft_term", "The term this node is in.", status.term.0),
+        ("raft_is_leader", "1 if this node leads.", leads),
+        ("raft_has_leader", "1 if this node knows a leader.", u64::from(status.leader.is_some())),
+        ("raft_last_index", "The last entry of its log.", status.last.index.0),
+        ("raft_persisted_index", "The last entry that is durable here.", status.persisted.0),
+        ("raft_commit_index", "The last entry known to be committed.", status.commit.0),
+        ("raft_applied_index", "The last entry that is applied.", status.applied.0),
+        ("raft_log_base_index", "Entries up to here are only in snapshots.", status.base.index.0),
+    ];
+    let mut text = String::new();
+    for (name, help, value) in gauges {
+        metric(&mut text, name, help, "gauge", value);
+    }
+    let help = "Messages dropped because they made no sense.";
+    metric(&mut text, "raft_dropped_messages_total", help, "counter", status.dropped);
+    text
+}
+
+fn metric(text: &mut String, name: &str, help: &str, kind: &str, value: u64) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+}
+
+const MAX_CONNECTIONS: usize = 64;
+const MAX_HEAD_BYTES: usize = 16 << 10;
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use raft_core::{Index, LogId, Membership, NodeId, Term};
+
+    use super::*;
+
+    fn status(leader: Option<NodeId>) -> Status {
+        Status {
+            id: NodeId::new(1).unwrap(),
+            role: RoleName::Leader,
+            term: Term(3),
+            vote: None,
+            leader,
+            base: LogId::ZERO,
+            last: LogId::new(Term(3), Index(9)),
+            persisted: Index(8),
+            commit: Index(7),
+            applied: Index(6),
+            membership: Membership::default(),
+            membership_at: LogId::ZERO,
+            followers: Vec::new(),
+            dropped: 2,
+        }
+    }
+
+    #[test]
+    fn ready_means_that_a_leader_is_known() {
+        let code = |path, leader, stopped| answer(path, &status(leader), stopped).code;
+        let leader = NodeId::new(1);
+        assert_eq!(code("/readyz", leader, false), StatusCode::OK);
+        assert_eq!(code("/readyz", None, false), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(code("/readyz", leader, true), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(code("/healthz", None, false), StatusCode::OK);
+        assert_eq!(code("/healthz", None, true), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(code("/", leader, false), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn metrics_and_status_show_the_numbers() {
+        let status = status(NodeId::new(1));
+        let text = answer("/metrics", &status, false).body;
+        for line in ["raft_term 3", "raft_is_leader 1", "raft_commit_index 7"] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+        let json: serde_json::Value =
+            serde_json::from_str(&answer("/status", &status, false).body).unwrap();
+        assert_eq!(json["role"], "leader");
+        assert_eq!(json["applied"], 6);
+    }
+}

@@ -1,0 +1,270 @@
+//! What a request came to, and how it is printed: a table for people, one line of JSON for programs.
+//!
+//! The names in the JSON are part of the interface. Bytes that are not UTF-8 go under a name of their
+//! own, `..._base64`, so that a reader never has to guess.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::{Map, Value, json};
+
+use crate::args::Output;
+use crate::failure::Failure;
+
+/// What one request came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Put { revision: u64 },
+    Get(Found),
+    Del { deleted: u64, revision: u64 },
+    Status(Vec<NodeStatus>),
+}
+
+/// A key that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) key: Bytes,
+    pub(crate) value: Bytes,
+    /// That of the store when it was read.
+    pub(crate) revision: u64,
+    /// That in which the key was made, since it was last deleted.
+    pub(crate) create_revision: u64,
+    /// That in which it was last written.
+    pub(crate) mod_revision: u64,
+    /// How often it was written since it was made.
+    pub(crate) version: u64,
+}
+
+/// A row of `raft status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeStatus {
+    /// `None` if only an endpoint is known, and nobody answers there.
+    pub(crate) node_id: Option<u64>,
+    pub(crate) address: String,
+    /// `None` if it does not answer.
+    pub(crate) seen: Option<Seen>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) role: &'static str,
+    pub(crate) term: u64,
+    pub(crate) leader_id: Option<u64>,
+    pub(crate) last_index: u64,
+    pub(crate) commit_index: u64,
+    pub(crate) applied_index: u64,
+}
+
+impl Reply {
+    pub(crate) fn to_json(&self) -> Value {
+        match self {
+            Self::Put { revision } => json!({ "revision": revision }),
+            Self::Get(found) => found.to_json(),
+            Self::Del { deleted, revision } => json!({ "deleted": deleted, "revision": revision }),
+            Self::Status(nodes) => nodes.iter().map(NodeStatus::to_json).collect(),
+        }
+    }
+
+    pub(crate) fn to_table(&self) -> Table {
+        match self {
+            Self::Put { revision } => table(&["REVISION"], [vec![revision.to_string()]]),
+            Self::Get(found) => table(
+                &["KEY", "VALUE", "MODIFIED AT", "VERSION"],
+                [vec![
+                    shown(&found.key),
+                    shown(&found.value),
+                    found.mod_revision.to_string(),
+                    found.version.to_string(),
+                ]],
+            ),
+            Self::Del { deleted, revision } => {
+                table(&["DELETED", "REVISION"], [vec![deleted.to_string(), revision.to_string()]])
+            }
+            Self::Status(nodes) => table(
+                &["NODE", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED"],
+                nodes.iter().map(NodeStatus::to_row),
+            ),
+        }
+    }
+
+    pub(crate) fn print(&self, form: Output) -> Result<ExitCode, Failure> {
+        match form {
+            Output::Json => print_line(&self.to_json().to_string()),
+            Output::Table => print_line(&self.to_table().to_string()),
+        }
+    }
+}
+
+impl Found {
+    fn to_json(&self) -> Value {
+        let mut fields = Map::new();
+        put_bytes(&mut fields, "key", &self.key);
+        put_bytes(&mut fields, "value", &self.value);
+        let numbers = [
+            ("revision", self.revision),
+            ("create_revision", self.create_revision),
+            ("mod_revision", self.mod_revision),
+            ("version", self.version),
+        ];
+        fields.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
+        Value::Object(fields)
+    }
+}
+
+impl NodeStatus {
+    fn to_json(&self) -> Value {
+        let seen = self.seen.as_ref();
+        json!({
+            "node_id": self.node_id,
+            "address": self.address,
+            "role": seen.map(|seen| seen.role),
+            "term": seen.map(|seen| seen.term),
+            "leader_id": seen.and_then(|seen| seen.leader_id),
+            "last_index": seen.map(|seen| seen.last_index),
+            "commit_index": seen.map(|seen| seen.commit_index),
+            "applied_index": seen.map(|seen| seen.applied_index),
+            "reachable": seen.is_some(),
+        })
+    }
+
+    fn to_row(&self) -> Vec<String> {
+        let mut row = vec![number(self.node_id), self.address.clone()];
+        match &self.seen {
+            None => row.push("unreachable".to_owned()),
+            Some(seen) => {
+                row.extend([
+                    seen.role.to_owned(),
+                    seen.term.to_string(),
+                    number(seen.leader_id),
+                    seen.last_index.to_string(),
+                    seen.commit_index.to_string(),
+                    seen.applied_index.to_string(),
+                ]);
+            }
+        }
+        row
+    }
+}
+
+/// What `raft tls init` has written.
+pub(crate) fn certificates(
+    form: Output,
+    dir: &Path,
+    files: &[String],
+) -> Result<ExitCode, Failure> {
+    let dir = dir.display().to_string();
+    match form {
+        Output::Json => print_line(&json!({ "dir": dir, "files": files }).to_string()),
+        Output::Table => print_line(&format!(
+            "{dir}: {}\nca.key can make any certificate of this cluster: keep it away from the nodes.",
+            files.join(" ")
+        )),
+    }
+}
+
+/// Prints a line and flushes it.
+///
+/// Whoever reads our output may stop when it has seen enough: that is no failure of ours.
+pub(crate) fn print_line(line: &str) -> Result<ExitCode, Failure> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(head);
+    table.add_rows(rows);
+    table
+}
+
+fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &Bytes) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => fields.insert(name.to_owned(), text.into()),
+        Err(_) => fields.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
+    };
+}
+
+fn number(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+/// Bytes for a terminal: what could move its cursor is escaped.
+fn shown(bytes: &Bytes) -> String {
+    let plain = std::str::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control));
+    plain.map_or_else(|| bytes.escape_ascii().to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(value: &'static [u8]) -> Found {
+        Found {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from_static(value),
+            revision: 9,
+            create_revision: 3,
+            mod_revision: 7,
+            version: 2,
+        }
+    }
+
+    #[test]
+    fn json_has_the_documented_names() {
+        assert_eq!(Reply::Put { revision: 4 }.to_json().to_string(), r#"{"revision":4}"#);
+        let reply = Reply::Del { deleted: 1, revision: 5 };
+        assert_eq!(reply.to_json(), json!({ "deleted": 1, "revision": 5 }));
+        let reply = Reply::Get(found(b"v")).to_json();
+        assert_eq!(
+            reply,
+            json!({ "key": "k", "value": "v", "revision": 9, "create_revision": 3,
+                    "mod_revision": 7, "version": 2 })
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_base64() {
+        let reply = Reply::Get(found(b"\xff\0")).to_json();
+        assert_eq!(reply["value_base64"], "/wA=");
+        assert!(reply.get("value").is_none());
+        assert!(Reply::Get(found(b"\x1b[31m\xff")).to_table().to_string().contains("\\x1b[31m"));
+    }
+
+    #[test]
+    fn status_tells_who_answers() {
+        let seen = Seen {
+            role: "leader",
+            term: 2,
+            leader_id: Some(1),
+            last_index: 5,
+            commit_index: 4,
+            applied_index: 3,
+        };
+        let nodes = vec![
+            NodeStatus { node_id: Some(1), address: "a:1".into(), seen: Some(seen) },
+            NodeStatus { node_id: Some(2), address: "b:2".into(), seen: None },
+        ];
+        let json = Reply::Status(nodes).to_json();
+        assert_eq!(
+            json,
+            json!([
+                { "node_id": 1, "address": "a:1", "role": "leader", "term": 2, "leader_id": 1,
+                  "last_index": 5, "commit_index": 4, "applied_index": 3, "reachable": true },
+                { "node_id": 2, "address": "b:2", "role": null, "term": null, "leader_id": null,
+                  "last_index": null, "commit_index": null, "applied_index": null,
+                  "reachable": false },
+            ])
+        );
+    }
+}
