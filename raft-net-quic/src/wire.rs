@@ -65,18 +65,18 @@ pub(crate) struct ServerHello {
 pub(crate) enum Lane {
     /// Heartbeats, votes, reads, and every reply: small, and urgent.
     Control,
-    /// Appends that carry entries.
+    /// Appends, in order.
     Bulk,
 }
 
 impl Lane {
-    /// Where a message belongs. A probe (an append without entries) is small and urgent too. The
-    /// protocol does not depend on the order between lanes.
+    /// Where a message belongs. An append without entries stays behind those with: it asks whether
+    /// what was sent before it has arrived, and overtaking that it would be told no. Safety does
+    /// not depend on the order between lanes.
     pub(crate) fn of(envelope: &Envelope) -> Self {
         match &envelope.message {
-            Message::Append { entries, .. } if !entries.is_empty() => Self::Bulk,
-            Message::Append { .. }
-            | Message::AppendReply(_)
+            Message::Append { .. } => Self::Bulk,
+            Message::AppendReply(_)
             | Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::Vote { .. }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_data_takes_the_bulk_lane() {
+    fn appends_keep_their_order_in_the_bulk_lane() {
         let node = |id| NodeId::new(id).unwrap();
         let append = |entries| Envelope {
             from: node(1),
@@ -181,7 +181,10 @@ mod tests {
         };
         let entry = Entry { id: LogId::new(Term(1), Index(1)), payload: Payload::Empty };
         assert_eq!(Lane::of(&append(vec![entry])), Lane::Bulk);
-        assert_eq!(Lane::of(&append(vec![])), Lane::Control);
+        assert_eq!(Lane::of(&append(vec![])), Lane::Bulk);
+        let heartbeat = Message::Heartbeat { commit: Index::ZERO, round: 1 };
+        let heartbeat = Envelope { message: heartbeat, ..append(vec![]) };
+        assert_eq!(Lane::of(&heartbeat), Lane::Control);
         assert_eq!(Lane::of_byte(0), None);
         assert_eq!(Lane::of_byte(2), Some(Lane::Bulk));
     }
