@@ -89,7 +89,9 @@ impl Cutter {
             return Err(FrameError::TooLong { bytes, limit: self.limit });
         }
         if self.buffer.len() - HEADER_BYTES < bytes {
-            self.buffer.reserve(bytes + HEADER_BYTES - self.buffer.len());
+            // Room for what is announced is made step by step, as it comes.
+            let missing = bytes + HEADER_BYTES - self.buffer.len();
+            self.buffer.reserve(missing.min(RESERVE_BYTES));
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
@@ -239,6 +241,8 @@ impl postcard::ser_flavors::Flavor for Appender<'_> {
 const HEADER_BYTES: usize = 4;
 /// Pieces of a stream that are taken at a time; about one a packet.
 const CHUNKS: usize = 32;
+/// The most that is reserved for bytes that are only announced.
+const RESERVE_BYTES: usize = 256 << 10;
 /// Copying fewer bytes than this is cheaper than a write of their own.
 const COPY_BELOW_BYTES: usize = 4096;
 

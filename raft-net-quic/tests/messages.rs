@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::{Arrival, Entry, Envelope, Index, LogId, Message, Payload, Sent, Term, Transport};
@@ -27,6 +27,43 @@ fn three_nodes_hear_one_another() {
         for to in nodes.iter().filter(|to| to.id != from.id) {
             from.reach(to, from.id * 10 + to.id);
         }
+    }
+}
+
+/// When both dial at once, one of the two connections goes, and nothing with it.
+#[test]
+fn nodes_that_dial_at_once_settle_on_one_connection() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let pairs: Vec<_> = (0..8)
+        .map(|_| (Node::start(&runtime, config(&authority, 1)), config(&authority, 2)))
+        .map(|(a, config)| (a, Node::start(&runtime, config)))
+        .collect();
+    for (a, b) in &pairs {
+        a.name(&[(2, b.address)]);
+        b.name(&[(1, a.address)]);
+    }
+    // Longer than the connection that goes is kept.
+    let (started, mut round) = (Instant::now(), 0);
+    while started.elapsed() < Duration::from_millis(1500) {
+        round += 1;
+        for (a, b) in &pairs {
+            a.send(&a.heartbeat(2, round));
+            b.send(&b.heartbeat(1, round));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for node in pairs.iter().flat_map(|(a, b)| [a, b]) {
+        let mut rounds = Vec::new();
+        while rounds.len() < usize::try_from(round).unwrap() {
+            match node.next() {
+                Arrival::Messages(found) => rounds.extend(found),
+                Arrival::Met(..) => {}
+                other @ (Arrival::Unreachable(_)
+                | Arrival::Snapshot(..)
+                | Arrival::SnapshotSent(..)) => panic!("node {}: {other:?}", node.id),
+            }
+        }
+        assert_eq!(rounds.len(), usize::try_from(round).unwrap());
     }
 }
 
@@ -136,7 +173,7 @@ fn a_peer_that_dies_without_a_word_is_noticed_within_the_idle_timeout() {
     a.reach(&b, 1);
     a.drain();
     theirs.shutdown_background(); // Its tasks stop in the middle of whatever they do.
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     until("the loss is noticed", || matches!(a.next(), Arrival::Unreachable(id) if id == node(2)));
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
