@@ -15,7 +15,8 @@ pub struct KvConfig {
     /// value.
     pub max_value_bytes: usize,
     /// The most key-value bytes one answer to a range carries. A range that has more is cut there
-    /// and says so. One key is always answered.
+    /// and says so. One key is always answered. The channel must carry as much, and a value of the
+    /// greatest length.
     pub max_reply_bytes: usize,
     /// Memory for what was written and is not yet in files, in bytes. It is also about what has to
     /// be applied again after a crash.

@@ -131,6 +131,15 @@ impl StateMachine for Kv {
     }
 }
 
+/// A clean stop leaves nothing to apply again, also if readers keep the database open.
+impl Drop for Kv {
+    fn drop(&mut self) {
+        if let Err(error) = self.live.store().flush() {
+            tracing::warn!(%error, "what was applied last has to be applied again");
+        }
+    }
+}
+
 /// The number of the first database in a directory.
 const FIRST_STORE: u64 = 1;
 

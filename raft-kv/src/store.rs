@@ -202,6 +202,12 @@ fn family_options(family: &str, cache: &Cache, config: &KvConfig) -> Options {
     options.set_block_based_table_factory(&blocks);
     options.set_write_buffer_size(config.write_buffer_bytes);
     options.set_compression_type(DBCompressionType::Lz4);
+    if family == LATEST {
+        // Each put asks for what was there before. If that is nothing, or is in a file, a filter over
+        // what is in memory saves the search there.
+        options.set_memtable_prefix_bloom_ratio(0.1);
+        options.set_memtable_whole_key_filtering(true);
+    }
     options
 }
 

@@ -14,7 +14,7 @@ use raft_kv::{
     Command, Compact, DeleteRange, KeyRange, Kv, KvError, Outcome, Put, RangeRequest, Refused,
     Revision,
 };
-use support::{Arrived, Subject, config, image_of, three_voters};
+use support::{Arrived, Subject, config, image_of, tempdir, three_voters};
 
 fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
     Command::Put(Put { key: key.into(), value: value.into(), lease: None, prev_kv: false })
@@ -93,6 +93,19 @@ fn closing_keeps_everything() {
     assert_eq!(applied.last, LogId::new(Term(1), Index(3)));
     assert_eq!(applied.membership, Some((LogId::new(Term(1), Index(2)), three_voters())));
     assert_eq!(subject.reader().digest().unwrap(), digest);
+}
+
+#[test]
+fn a_clean_stop_keeps_everything_even_while_somebody_reads() {
+    let dir = tempdir();
+    let mut kv = Kv::open(dir.path(), config()).unwrap();
+    let reader = kv.reader();
+    let entry = Entry { id: LogId::new(Term(1), Index(1)), payload: payload(&put("k", "v")) };
+    kv.apply(&[entry], &mut Vec::new()).unwrap();
+    drop(kv);
+    let image = image_of(dir.path());
+    assert_eq!(Kv::open(image.path(), config()).unwrap().applied().last.index, Index(1));
+    assert!(reader.get("k").unwrap().is_some());
 }
 
 /// Rule S2. The image is of the moment it was taken, whatever is written while it is read.
