@@ -1,4 +1,5 @@
-//! Lets others in: nodes and clients, after TLS and their hello, and never more than there is room for.
+//! Lets others in: nodes and clients, after TLS and their hello, and never more than there is room
+//! for.
 
 use std::sync::Arc;
 

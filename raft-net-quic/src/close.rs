@@ -1,7 +1,8 @@
 //! Why a connection is refused or closed, as both sides see it.
 //!
 //! The side that closes sends a code and a sentence (in QUIC's CONNECTION_CLOSE); the other side
-//! logs the sentence and acts on the code. The codes are part of the protocol: they are never reused.
+//! logs the sentence and acts on the code. The codes are part of the protocol: they are never
+//! reused.
 
 use std::fmt;
 

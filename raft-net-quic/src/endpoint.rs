@@ -15,8 +15,8 @@ use crate::config::{ClientLimits, Limits, QuicConfig};
 use crate::error::NetError;
 use crate::tls::Material;
 
-/// A node's socket: it accepts, and it dials from the same port, so that a pair of nodes is known to
-/// a firewall by their two addresses. Called within a runtime.
+/// A node's socket: it accepts, and it dials from the same port, so that a pair of nodes is known
+/// to a firewall by their two addresses. Called within a runtime.
 pub(crate) fn node(config: &QuicConfig, tls: &Material) -> Result<Endpoint, NetError> {
     let address = config.listen;
     let socket = open(address).map_err(|source| {
@@ -140,7 +140,7 @@ const KEEP_ALIVES: u32 = 4;
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const ACCEPTED_IDLE_MS: u32 = 60_000;
 /// The largest UDP payload that path MTU discovery tries. Loopback and jumbo frames carry more than
-/// the usual 1,500 bytes, and fewer packets cost less: 4,000 bytes halved the processor time of bulk
-/// data against 1,452. Above 8,000 the same run stalled again and again for the 25 ms that an
+/// the usual 1,500 bytes, and fewer packets cost less: 4,000 bytes halved the processor time of
+/// bulk data against 1,452. Above 8,000 the same run stalled again and again for the 25 ms that an
 /// acknowledgement may be held back: a burst is then a single packet.
 const MAX_DATAGRAM_BYTES: u16 = 4000;

@@ -38,7 +38,8 @@ pub enum NetError {
     },
     /// A file is there but does not hold what it should.
     #[error(
-        "{} does not hold {expected} in PEM form ({detail}); `raft tls init` makes new ones in a new directory",
+        "{} does not hold {expected} in PEM form ({detail}); `raft tls init` makes new ones in a \
+         new directory",
         path.display()
     )]
     Garbled {
@@ -51,7 +52,8 @@ pub enum NetError {
     },
     /// A certificate was valid once. Make a new one.
     #[error(
-        "the certificate in {} expired on {expired}; make new ones with `raft tls init` (and check this machine's clock)",
+        "the certificate in {} expired on {expired}; make new ones with `raft tls init` (and \
+         check this machine's clock)",
         path.display()
     )]
     Expired {
@@ -62,7 +64,8 @@ pub enum NetError {
     },
     /// A certificate is not valid yet. Most likely the clock of this machine is wrong.
     #[error(
-        "the certificate in {} is not valid before {valid_from}; check this machine's clock, or make new ones with `raft tls init`",
+        "the certificate in {} is not valid before {valid_from}; check this machine's clock, or \
+         make new ones with `raft tls init`",
         path.display()
     )]
     NotYetValid {
@@ -73,7 +76,8 @@ pub enum NetError {
     },
     /// The key belongs to another certificate.
     #[error(
-        "the key in {} does not belong to the certificate in {}; use the pair that `raft tls init` made together",
+        "the key in {} does not belong to the certificate in {}; use the pair that `raft tls \
+         init` made together",
         key.display(), certificate.display()
     )]
     KeyMismatch {
@@ -84,7 +88,8 @@ pub enum NetError {
     },
     /// Nobody of this cluster would believe the certificate.
     #[error(
-        "the certificate in {} was not issued by the authority in {}; take both from the same `raft tls init`",
+        "the certificate in {} was not issued by the authority in {}; take both from the same \
+         `raft tls init`",
         certificate.display(), ca.display()
     )]
     OtherAuthority {
@@ -95,7 +100,8 @@ pub enum NetError {
     },
     /// The certificate is for another node, or for a client.
     #[error(
-        "the certificate in {} is not that of node {node} ({}); node {node} needs the file node-{node}.pem that `raft tls init` made",
+        "the certificate in {} is not that of node {node} ({}); node {node} needs the file \
+         node-{node}.pem that `raft tls init` made",
         certificate.display(),
         names.map_or_else(|| "it names no node".to_owned(), |other| format!("it names node {other}"))
     )]
@@ -207,7 +213,8 @@ pub enum CertificateFault {
     OtherAuthority,
     /// Its time is over, or has not come; or a clock is wrong.
     #[error(
-        "it has expired or is not yet valid; make new ones with `raft tls init`, and check the clocks"
+        "it has expired or is not yet valid; make new ones with `raft tls init`, and check the \
+         clocks"
     )]
     Expired,
     /// It does not name the node it should, or it is a client's.
@@ -271,8 +278,8 @@ impl ConnectError {
 }
 
 impl CertificateFault {
-    /// What the side that verified a certificate said about it, in the form of a TLS alert. One name
-    /// stands for several alerts because rustls chooses between them by how far it got.
+    /// What the side that verified a certificate said about it, in the form of a TLS alert. One
+    /// name stands for several alerts because rustls chooses between them by how far it got.
     fn of_alert(alert: u8, reason: &str) -> Self {
         match alert {
             // unknown_ca; decrypt_error: an authority of the same name with another key.

@@ -134,8 +134,8 @@ impl FrameReader {
         Self { stream, cutter: Cutter::new(limit), chunks: vec![Bytes::new(); CHUNKS] }
     }
 
-    /// Waits for more to arrive, and takes all of it. `false` at the end of the stream, which was not
-    /// inside a frame. Cancel safe.
+    /// Waits for more to arrive, and takes all of it. `false` at the end of the stream, which was
+    /// not inside a frame. Cancel safe.
     pub(crate) async fn fill(&mut self) -> Result<bool, ReadFault> {
         let Some(count) = self.stream.read_chunks(&mut self.chunks).await? else {
             self.cutter.end()?;

@@ -1,7 +1,7 @@
 //! The names in certificates: which node does a certificate speak for?
 //!
-//! A node's certificate has the DNS name `node-<id>.raft` among its subject alternative names, once.
-//! A client's has none of that form. The common name and everything else is ignored.
+//! A node's certificate has the DNS name `node-<id>.raft` among its subject alternative names,
+//! once. A client's has none of that form. The common name and everything else is ignored.
 
 use raft_core::NodeId;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};

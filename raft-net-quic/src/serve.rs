@@ -1,8 +1,8 @@
 //! Clients, as a node sees them: requests come in on one stream, replies leave in any order.
 //!
-//! A request counts as unanswered until its reply is written. When a client has too many of them, or
-//! too many bytes, its stream is not read: QUIC's flow control then holds the client up, and nobody
-//! else. A client that does not read its replies is disconnected.
+//! A request counts as unanswered until its reply is written. When a client has too many of them,
+//! or too many bytes, its stream is not read: QUIC's flow control then holds the client up, and
+//! nobody else. A client that does not read its replies is disconnected.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ use crate::wire::{
 
 /// Serves the requests of clients.
 pub trait ClientService: Send + Sync + 'static {
-    /// Takes a request. Called on a thread of the runtime, so it must not block; `reply` may be used
-    /// later, from any thread, in any order.
+    /// Takes a request. Called on a thread of the runtime, so it must not block; `reply` may be
+    /// used later, from any thread, in any order.
     fn call(&self, request: Bytes, reply: Responder);
 }
 

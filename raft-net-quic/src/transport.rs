@@ -65,9 +65,9 @@ impl QuicTransport {
         self.local_addr
     }
 
-    /// Waits, once the transport is dropped, until every connection has been told so. A process that
-    /// stops waits for this (with a time limit: a peer may be gone without a word), so that others
-    /// need not find out by a timeout.
+    /// Waits, once the transport is dropped, until every connection has been told so. A process
+    /// that stops waits for this (with a time limit: a peer may be gone without a word), so that
+    /// others need not find out by a timeout.
     pub fn closed(&self) -> impl Future<Output = ()> + Send + 'static {
         let endpoint = self.shared.endpoint.clone();
         async move { endpoint.wait_idle().await }

@@ -3,9 +3,9 @@
 //! Two protocols share the socket; TLS chooses between them (ALPN), which is also where a future
 //! incompatible version is told apart before anything is decoded.
 //!
-//! - Between nodes: the first bidirectional stream of the dialer carries [`PeerHello`] both ways. Then
-//!   either side opens unidirectional streams that begin with a [`Lane`] byte and carry frames of
-//!   envelopes, and a bidirectional stream for each snapshot.
+//! - Between nodes: the first bidirectional stream of the dialer carries [`PeerHello`] both ways.
+//!   Then either side opens unidirectional streams that begin with a [`Lane`] byte and carry frames
+//!   of envelopes, and a bidirectional stream for each snapshot.
 //! - From clients: one bidirectional stream. Both sides begin with a hello; then frames with a
 //!   request id, a kind and a body.
 
@@ -140,8 +140,8 @@ pub(crate) enum SnapshotAnswer {
     Refused(String),
 }
 
-/// The head of a frame from or to a client: the request's id (8 bytes, little-endian), chosen by the
-/// client, and the kind. The body follows.
+/// The head of a frame from or to a client: the request's id (8 bytes, little-endian), chosen by
+/// the client, and the kind. The body follows.
 pub(crate) const CLIENT_HEAD_BYTES: usize = 9;
 
 /// Kinds of frames from a client.

@@ -1,5 +1,5 @@
-//! Parties that prove who they are and then break the rules: they are disconnected with a reason, and
-//! nobody else notices.
+//! Parties that prove who they are and then break the rules: they are disconnected with a reason,
+//! and nobody else notices.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -171,7 +171,8 @@ fn who_says_nothing_is_sent_away() {
     scene.check();
 }
 
-/// A peer that is connected and reads nothing costs a bounded amount of memory, and the sender is told.
+/// A peer that is connected and reads nothing costs a bounded amount of memory, and the sender is
+/// told.
 #[test]
 fn a_peer_that_does_not_read_fills_the_queue_and_no_more() {
     let scene = Scene::with(|config| {

@@ -296,7 +296,8 @@ fn a_client_learns_why_it_is_refused() {
     let target = Node::start(&runtime, config(&authority, 1));
     let endpoint = target.address.to_string();
 
-    // The client believes neither the node's authority nor would it be believed; it sees the former.
+    // The client believes neither the node's authority nor would it be believed; it sees the
+    // former.
     let error = call(&other.client(), &endpoint);
     let CallError::NotSent { cause, .. } = &error else { panic!("{error}") };
     assert_eq!(*cause, ConnectError::TheirsRefused(CertificateFault::OtherAuthority), "{error}");

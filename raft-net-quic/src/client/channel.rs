@@ -1,7 +1,7 @@
 //! One connection of a client: many calls on one stream.
 //!
-//! A call that waits in the mailbox has surely not been sent. The writer marks it as sent just before
-//! it hands it to QUIC; from then on it may have reached the node, whatever happens.
+//! A call that waits in the mailbox has surely not been sent. The writer marks it as sent just
+//! before it hands it to QUIC; from then on it may have reached the node, whatever happens.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +70,8 @@ impl Channel {
             .map_err(|error| ConnectError::Failed { detail: error.to_string() })?;
         let written = send.write_chunk(hello.freeze()).await;
         written.map_err(|error| reason(&connection, error.to_string()))?;
-        // Only the answer proves that the node has accepted our certificate. Nothing is sent before.
+        // Only the answer proves that the node has accepted our certificate. Nothing is sent
+        // before.
         let mut frames = FrameReader::new(recv, HELLO_BYTES);
         let answer = match frames.next().await {
             Ok(Some(frame)) => read_hello(&frame),

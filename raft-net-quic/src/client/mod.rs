@@ -1,7 +1,7 @@
 //! [`QuicClient`]: calls nodes, over one connection to each.
 //!
-//! It retries nothing by itself: only its user knows which request may be repeated. What it does know
-//! is whether a request can have reached the node, and that is what its errors say.
+//! It retries nothing by itself: only its user knows which request may be repeated. What it does
+//! know is whether a request can have reached the node, and that is what its errors say.
 
 mod channel;
 
@@ -26,10 +26,11 @@ use crate::error::{CallError, ConnectError, LossCause, NetError};
 use crate::shared::lock;
 use crate::tls::Material;
 
-/// Calls nodes. Keeps one connection to each endpoint, on which any number of calls are under way at
-/// the same time, and connects again when it is lost.
+/// Calls nodes. Keeps one connection to each endpoint, on which any number of calls are under way
+/// at the same time, and connects again when it is lost.
 ///
-/// Cloning gives another handle to the same connections. They belong to the runtime of the first call.
+/// Cloning gives another handle to the same connections. They belong to the runtime of the first
+/// call.
 #[derive(Clone)]
 pub struct QuicClient {
     inner: Arc<Inner>,
@@ -76,8 +77,8 @@ impl QuicClient {
     ///
     /// # Errors
     ///
-    /// [`CallError::NotSent`] if the request has surely not reached the node; [`CallError::Lost`] if
-    /// it may have.
+    /// [`CallError::NotSent`] if the request has surely not reached the node; [`CallError::Lost`]
+    /// if it may have.
     pub async fn call(
         &self,
         endpoint: &str,

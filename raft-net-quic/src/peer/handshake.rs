@@ -1,8 +1,8 @@
 //! The first exchange on a connection between nodes: is it who it should be?
 //!
-//! TLS has proved which node the other side is. The hello adds what a certificate does not know: the
-//! version, the cluster and the incarnation (rules L17 and M10). Nothing the other side says reaches
-//! the node before this has succeeded.
+//! TLS has proved which node the other side is. The hello adds what a certificate does not know:
+//! the version, the cluster and the incarnation (rules L17 and M10). Nothing the other side says
+//! reaches the node before this has succeeded.
 
 use bytes::BytesMut;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
@@ -108,7 +108,8 @@ async fn read_hello(
         postcard::take_from_bytes::<u16>(&frame).map_err(|error| malformed(&error))?;
     if version != VERSION {
         let detail = format!(
-            "protocol version {version}, but node speaks {VERSION}; run the same release everywhere"
+            "one side speaks protocol version {version}, the other {VERSION}; run the same \
+             release everywhere"
         );
         return Err(HandshakeError::Ours(Refusal::new(RefusalKind::Version, detail)));
     }

@@ -1,8 +1,9 @@
 //! One connection with another node, from its handshake to its end.
 //!
-//! Each side opens a stream a lane and writes to it whatever its mailbox holds, many messages in one
-//! write. Each side reads whatever streams the other opened and hands over all that has arrived in
-//! one call. A frame that breaks the rules, or speaks in another node's name, closes the connection.
+//! Each side opens a stream a lane and writes to it whatever its mailbox holds, many messages in
+//! one write. Each side reads whatever streams the other opened and hands over all that has arrived
+//! in one call. A frame that breaks the rules, or speaks in another node's name, closes the
+//! connection.
 
 use std::sync::Arc;
 use std::time::Duration;

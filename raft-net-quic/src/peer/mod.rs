@@ -2,11 +2,12 @@
 //!
 //! Two nodes share one connection for both directions, whoever dialed it. So a node can answer a
 //! leader that it has not been told the address of (a newcomer knows nobody), and replies and
-//! acknowledgements travel in the same packets. When both dial at once there are two connections for a moment: the
-//! one dialed by the lower id stays, and its dialer closes the other when it has run dry.
+//! acknowledgements travel in the same packets. When both dial at once there are two connections
+//! for a moment: the one dialed by the lower id stays, and its dialer closes the other when it has
+//! run dry.
 //!
-//! A connection belongs to one life of the peer's process (its *session*). When the peer comes back with another
-//! session, whatever was open before is dead, however alive it looks from here.
+//! A connection belongs to one life of the peer's process (its *session*). When the peer comes back
+//! with another session, whatever was open before is dead, however alive it looks from here.
 
 mod dial;
 pub(crate) mod handshake;
@@ -156,7 +157,8 @@ impl Peer {
         state.dialer = Some(Dialer { address, task });
     }
 
-    /// Takes note that this node is not named. Whether it was named before; then it is disconnected.
+    /// Takes note that this node is not named. Whether it was named before; then it is
+    /// disconnected.
     fn unname(&self) -> bool {
         let mut state = lock(&self.state);
         let Some(dialer) = state.dialer.take() else { return false };

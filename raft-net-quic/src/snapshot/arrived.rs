@@ -1,8 +1,8 @@
 //! Where arriving snapshots are kept, and what the state machine gets to see of them.
 //!
 //! Each has a directory of its own, which is removed when nobody needs it any more: the transfer
-//! failed, or the state machine has taken what it wants. What a crash leaves behind is removed at the
-//! next start.
+//! failed, or the state machine has taken what it wants. What a crash leaves behind is removed at
+//! the next start.
 
 use std::fs::{self, File};
 use std::io;

@@ -19,8 +19,8 @@ pub(crate) use arrived::prepare;
 pub(crate) use receive::receive;
 pub(crate) use send::{Outcome, send};
 
-/// What is read, written and checked at a time: blocking work is worth a hand-over to another thread
-/// only in large pieces.
+/// What is read, written and checked at a time: blocking work is worth a hand-over to another
+/// thread only in large pieces.
 const CHUNK_BYTES: usize = 1 << 20;
 /// The checksum that follows each file.
 const CHECKSUM_BYTES: usize = 4;

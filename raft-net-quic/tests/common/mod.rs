@@ -1,5 +1,5 @@
-//! What the integration tests share: an authority, certificates, nodes on loopback, and ways to wait
-//! for something instead of sleeping.
+//! What the integration tests share: an authority, certificates, nodes on loopback, and ways to
+//! wait for something instead of sleeping.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses another part of it")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
