@@ -23,6 +23,7 @@ mod terminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    terminal::tame_panics();
     match args::parse(std::env::args_os()).and_then(commands::run) {
         Ok(code) => code,
         Err(failure) => failure.report(),

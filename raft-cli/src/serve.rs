@@ -27,6 +27,7 @@ use crate::connect::client_tls;
 use crate::door::Door;
 use crate::failure::{Failure, Kind};
 use crate::founding::Founders;
+use crate::terminal::LogGate;
 use crate::{faults, http, join, output, terminal};
 
 /// What a node is told, checked.
@@ -55,7 +56,7 @@ pub(crate) enum Origin {
 }
 
 /// Runs a node until it is told to stop, or cannot go on.
-pub(crate) fn run(settings: Settings) -> Result<ExitCode, Failure> {
+pub(crate) fn run(settings: Settings, log: &LogGate) -> Result<ExitCode, Failure> {
     let runtime = terminal::runtime(RUNTIME_THREADS)?;
     let listener = match settings.http {
         None => None,
@@ -64,6 +65,7 @@ pub(crate) fn run(settings: Settings) -> Result<ExitCode, Failure> {
         })?),
     };
     let mut running = assemble(&settings, &runtime)?;
+    log.open();
     let handle = running.handle.clone();
     if let Some(listener) = listener {
         runtime.spawn(http::serve(listener, handle.clone()));

@@ -159,7 +159,12 @@ impl Cluster {
         self.launch_with(id, words);
     }
 
-    fn launch_with(&mut self, id: u64, words: Vec<String>) {
+    /// Starts a node that is not running with these words, and waits until it says that it is ready.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come up.
+    pub fn launch_with(&mut self, id: u64, words: Vec<String>) {
         assert!(!self.running.contains_key(&id), "node {id} is running");
         // Appended to, so that the story of several lives is in one place.
         let log = self.log_path(id);

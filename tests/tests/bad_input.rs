@@ -98,6 +98,54 @@ fn data_directory_of_another_node() {
 }
 
 #[test]
+fn data_directory_of_another_cluster() {
+    let mut cluster = lone();
+    cluster.kill(1);
+    let dir = text(&cluster.data_dir(1));
+    // Another authority: certificates of another `raft tls init`.
+    let other = Cluster::prepare(Options { nodes: 1, ..Options::default() });
+    let ran = serve(&cluster, |words| set(words, "--tls-dir", &text(&other.tls_dir())));
+    ran.assert_refused(6, &[&dir, "cluster", "--bootstrap"]);
+    // The same authority, and founders of whom none is a member.
+    let ran = serve(&cluster, |words| {
+        let address = format!("127.0.0.1:{}", free_port());
+        set(words, "--listen", &address);
+        set(words, "--bootstrap", &format!("1={address}"));
+    });
+    ran.assert_refused(6, &[&dir, "cluster", "--bootstrap"]);
+    // A list that has merely grown is ignored: its founders are known.
+    let mut words = cluster.serve_words(1);
+    let list = format!("{},2=127.0.0.1:{}", cluster.bootstrap(), free_port());
+    set(&mut words, "--bootstrap", &list);
+    cluster.launch_with(1, words);
+    assert_eq!(cluster.raft(&["put", "k", "v"]).code, Some(0));
+}
+
+#[test]
+fn damaged_log() {
+    let mut cluster = lone();
+    let mut shell = cluster.shell();
+    for number in 0..50 {
+        assert!(shell.ask(&format!("put k{number} v")).is_done());
+    }
+    cluster.kill(1);
+    let log = cluster.data_dir(1).join("log");
+    let mut damaged = 0;
+    for entry in fs::read_dir(&log).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if path.extension().is_some_and(|end| end == "log") && !bytes.is_empty() {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0xff;
+            fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "there is a write-ahead log to damage");
+    raft(cluster.serve_words(1)).assert_refused(6, &[log.to_str().unwrap(), "damaged"]);
+}
+
+#[test]
 fn founders_with_different_lists_never_form_a_cluster() {
     let mut cluster = Cluster::with(Options { nodes: 1, ..Options::default() });
     let second = free_port();

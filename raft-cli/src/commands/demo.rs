@@ -7,7 +7,9 @@
 mod nodes;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,11 +33,12 @@ pub(super) fn run(args: &DemoArgs, global: &Global) -> Result<ExitCode, Failure>
     let runtime = terminal::runtime(1)?;
     let outcome = runtime.block_on(async {
         tokio::select! {
+            // In this order: a demo that stays up is meant to be ended by a signal.
+            biased;
             outcome = show(args, global, home.path(), &tls) => outcome,
-            asked = terminal::asked_to_stop() => {
-                asked.map_err(|error| Failure::failed(format!("cannot receive signals: {error}")))?;
-                Ok(ExitCode::SUCCESS)
-            }
+            asked = terminal::asked_to_stop() => asked.map_err(no_signals).and_then(|()| {
+                Err(Failure::failed("interrupted before the demo was over"))
+            }),
         }
     });
     runtime.shutdown_background();
@@ -277,10 +280,17 @@ async fn stay(nodes: &mut Nodes, endpoints: &[String], tls: &Path) -> Result<(),
     say("The cluster stays up until Ctrl-C. To use it, paste this into another terminal:\n")?;
     say(&format!("export RAFT_ENDPOINTS={} RAFT_TLS_DIR={dir}\n", endpoints.join(",")))?;
     say("Then try: raft status, raft put colour green, raft get colour, raft shell")?;
+    let mut stop = pin!(terminal::asked_to_stop());
     loop {
-        nodes.check()?;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::select! {
+            asked = &mut stop => return asked.map_err(no_signals),
+            () = tokio::time::sleep(Duration::from_millis(500)) => nodes.check()?,
+        }
     }
+}
+
+fn no_signals(error: io::Error) -> Failure {
+    Failure::failed(format!("signals cannot be received: {error}"))
 }
 
 fn give_up_after(start: Instant, what: &str) -> Result<(), Failure> {

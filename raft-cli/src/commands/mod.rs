@@ -36,10 +36,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Demo(_)
         | Command::Completion(_) => LevelFilter::OFF,
     };
-    terminal::start_log(least, global.verbose);
+    let log = terminal::start_log(least, global.verbose);
     match command {
         Command::Tls(TlsCommand::Init(args)) => tls::init(&args, global.output),
-        Command::Serve(args) => serve::run(*args, &global),
+        Command::Serve(args) => serve::run(*args, &global, &log),
         Command::Put(args) => once(&global, &Request::Put(args)),
         Command::Get(args) => once(&global, &Request::Get(args)),
         Command::Del(args) => once(&global, &Request::Del(args)),

@@ -13,10 +13,11 @@ use crate::config_file::ConfigFile;
 use crate::failure::Failure;
 use crate::founding::{Founders, checked_address};
 use crate::serve::{self, Origin, Settings};
+use crate::terminal::LogGate;
 
-pub(super) fn run(args: ServeArgs, global: &Global) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: ServeArgs, global: &Global, log: &LogGate) -> Result<ExitCode, Failure> {
     let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-    serve::run(settings(args, file, global)?)
+    serve::run(settings(args, file, global)?, log)
 }
 
 fn settings(args: ServeArgs, file: ConfigFile, global: &Global) -> Result<Settings, Failure> {
