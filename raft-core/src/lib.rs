@@ -33,7 +33,7 @@ pub use message::{AppendOutcome, Campaign, Envelope, Message, VoteOutcome};
 pub use node::{
     Committed, Handle, Node, NodeOptions, ReadLevel, RequestError, StartError, StopCause,
 };
-pub use protocol::{Raft, quorum};
+pub use protocol::{Raft, change as membership, quorum};
 pub use snapshot::{SnapshotFile, SnapshotHeader, SnapshotMeta, SnapshotReader, SnapshotSource};
 pub use state_machine::{Applied, MachineError, StateMachine};
 pub use transport::{Arrival, Inbox, Peers, Sent, SnapshotOutcome, SnapshotTicket, Transport};

@@ -14,7 +14,11 @@ use crate::event::{Change, ChangeStep, Refusal};
 use crate::types::NodeId;
 
 /// The configuration to append for `change`: simple if that is safe, joint otherwise.
-pub(crate) fn next(current: &Membership, change: &Change) -> Result<Membership, Refusal> {
+///
+/// # Errors
+///
+/// [`Refusal::Invalid`] if `current` is joint, or the change makes no sense. Nothing has changed then.
+pub fn next(current: &Membership, change: &Change) -> Result<Membership, Refusal> {
     if current.is_joint() {
         return Err(invalid("the membership is joint; wait until the change is complete"));
     }
@@ -27,7 +31,11 @@ pub(crate) fn next(current: &Membership, change: &Change) -> Result<Membership, 
 
 /// Enters a joint configuration of `current` and what `steps` make of it. The old half keeps its voters,
 /// so those who stop voting go only when the joint configuration is left.
-pub(crate) fn enter_joint(
+///
+/// # Errors
+///
+/// [`Refusal::Invalid`] if no voter would be left, or a node is not known and no address is given.
+pub fn enter_joint(
     current: &Membership,
     steps: &[ChangeStep],
     auto_leave: bool,
@@ -45,7 +53,7 @@ pub(crate) fn enter_joint(
 }
 
 /// What is in force once a joint configuration is left: the new half alone.
-pub(crate) fn leave_joint(joint: &Membership) -> Membership {
+pub fn leave_joint(joint: &Membership) -> Membership {
     let mut next = joint.clone();
     next.outgoing = BTreeSet::new();
     next.learners.append(&mut next.learners_next);

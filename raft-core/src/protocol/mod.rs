@@ -8,7 +8,7 @@
 //! `leader.rs`. `outbox.rs` withholds what the disk must have first.
 
 mod candidate;
-mod change;
+pub mod change;
 mod follower;
 mod invariants;
 mod leader;
