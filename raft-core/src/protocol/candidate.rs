@@ -18,7 +18,10 @@ impl Raft {
     /// Nothing was heard from a leader for too long.
     pub(super) fn on_election_timeout(&mut self) {
         if !self.is_promotable() {
-            // A learner, a node that was removed, or one whose log is being replaced (rule E12).
+            // A learner, a node that was removed, or one whose log is being replaced (rule E12). It
+            // may not campaign, but its vote may be needed by one that may (rules E11, M13): it has
+            // no leader any more, and must not go on shielding one.
+            self.become_follower(self.hard.term, None, None);
             return self.reset_election_timer();
         }
         if self.config.pre_vote {

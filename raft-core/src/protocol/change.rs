@@ -95,6 +95,7 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
             }
         }
         ChangeStep::Remove(id) => {
+            must_be_member(next, *id)?;
             next.voters.remove(id);
             next.learners.remove(id);
             next.learners_next.remove(id);
@@ -104,13 +105,16 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
             }
         }
         ChangeStep::SetAddress(id, address) => {
-            if !next.contains(*id) {
-                return Err(invalid(&format!("node {id} is not a member")));
-            }
+            must_be_member(next, *id)?;
             learn_address(next, *id, Some(address))?;
         }
     }
     Ok(())
+}
+
+/// A typo in a node id must not be answered with "done".
+fn must_be_member(next: &Membership, id: NodeId) -> Result<(), Refusal> {
+    if next.contains(id) { Ok(()) } else { Err(invalid(&format!("node {id} is not a member"))) }
 }
 
 fn learn_address(next: &mut Membership, id: NodeId, address: Option<&str>) -> Result<(), Refusal> {
@@ -189,6 +193,8 @@ mod tests {
         assert!(matches!(next(&of(&[1]), &all), Err(Refusal::Invalid(_))));
         let unknown = change(vec![ChangeStep::AddVoter(node(9), None)]);
         assert!(matches!(next(&of(&[1]), &unknown), Err(Refusal::Invalid(_))));
+        let typo = change(vec![ChangeStep::Remove(node(9))]);
+        assert!(matches!(next(&of(&[1, 2]), &typo), Err(Refusal::Invalid(_))));
         let elsewhere = change(vec![ChangeStep::SetAddress(node(9), "x:1".into())]);
         assert!(matches!(next(&of(&[1]), &elsewhere), Err(Refusal::Invalid(_))));
     }

@@ -23,7 +23,7 @@ impl Raft {
     ///
     /// If we lead this term ourselves: a quorum has voted twice, nothing can be trusted any more
     /// (rule E5).
-    fn follow(&mut self, leader: NodeId) {
+    pub(super) fn follow(&mut self, leader: NodeId) {
         match &self.role {
             Role::Leader(_) => panic!(
                 "two leaders in term {}: {:?} and {leader:?}; votes were lost or forged",
@@ -134,10 +134,8 @@ impl Raft {
     /// A snapshot has arrived, whole and verified (§7). It may be of an earlier term: what it holds is
     /// committed all the same (rule S7).
     pub(super) fn on_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
-        if self.role.known_leader() == Some(from) {
-            self.reset_election_timer();
-        } else if matches!(self.role, Role::Leader(_)) {
-            // We hold everything that is committed (§5.4.3). There is nothing to learn.
+        if let Role::Leader(_) = &self.role {
+            // Of an earlier term. We hold everything that is committed (§5.4.3): nothing to learn.
             return self.outbox.effect(Effect::DropSnapshot(meta));
         }
         if self.installing.is_some() || meta.last.index <= self.commit {

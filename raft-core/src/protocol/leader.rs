@@ -157,10 +157,11 @@ impl Raft {
         let mut entries = Vec::with_capacity(proposals.len());
         let mut id = self.next_id();
         for (ticket, command) in proposals {
-            match self.admit(id.index, command.len()) {
+            let payload = Payload::Command(command);
+            match self.admit(id.index, payload.len_bytes()) {
                 Ok(()) => {
                     self.outbox.effect(Effect::Appended { ticket, id });
-                    entries.push(Entry { id, payload: Payload::Command(command) });
+                    entries.push(Entry { id, payload });
                     id.index = id.index.next();
                 }
                 Err(why) => self.refuse(ticket, why),

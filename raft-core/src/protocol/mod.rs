@@ -322,7 +322,8 @@ impl Raft {
         }
         if term > self.hard.term {
             let leader = is_from_leader(&message).then_some(from);
-            self.become_follower(term, leader, Some(from));
+            let taken_over = leader.is_some() || is_asked_for(&message);
+            self.become_follower(term, leader, taken_over.then_some(from));
         } else if term < self.hard.term {
             return self.on_stale(from, message);
         }
@@ -337,7 +338,10 @@ impl Raft {
             Message::AppendReply(outcome) => self.on_append_reply(from, outcome),
             Message::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
             Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round),
-            Message::Snapshot(meta) => self.on_snapshot(from, meta),
+            Message::Snapshot(meta) => {
+                self.follow(from);
+                self.on_snapshot(from, meta);
+            }
             Message::TimeoutNow => self.on_timeout_now(from),
             Message::ReadIndex { ticket } => self.on_read_index(from, ticket),
             Message::ReadIndexReply { ticket, index } => {
@@ -394,7 +398,7 @@ impl Raft {
 
     // Changes of role.
 
-    /// Follows `leader`, or nobody yet, in `term`; `cause` is who made it so.
+    /// Follows `leader`, or nobody yet, in `term`; `cause` is who has taken over or is about to.
     ///
     /// A vote is forgotten only with its term: stepping down within a term keeps it (rule E1). The
     /// election timer starts anew only if there is a leader to wait for: a candidate that cannot
@@ -501,6 +505,11 @@ fn is_from_leader(message: &Message) -> bool {
         | Message::ReadIndex { .. }
         | Message::ReadIndexReply { .. } => false,
     }
+}
+
+/// Whether its sender campaigns because the leader asked it to.
+fn is_asked_for(message: &Message) -> bool {
+    matches!(message, Message::Vote { campaign: Campaign::Transfer, .. })
 }
 
 /// Whether a peer that follows the protocol can have said this. Looks at nothing but the message:
