@@ -22,6 +22,14 @@ pub fn next(current: &Membership, change: &Change) -> Result<Membership, Refusal
     if current.is_joint() {
         return Err(invalid("the membership is joint; wait until the change is complete"));
     }
+    for step in &change.steps {
+        // A typo in a node id must not be answered with "done".
+        if let ChangeStep::Remove(id) = step
+            && !current.contains(*id)
+        {
+            return Err(not_a_member(*id));
+        }
+    }
     let joint = enter_joint(current, &change.steps, true)?;
     if joint.voters.symmetric_difference(&joint.outgoing).count() > 1 {
         return Ok(joint);
@@ -95,7 +103,6 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
             }
         }
         ChangeStep::Remove(id) => {
-            must_be_member(next, *id)?;
             next.voters.remove(id);
             next.learners.remove(id);
             next.learners_next.remove(id);
@@ -105,16 +112,13 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
             }
         }
         ChangeStep::SetAddress(id, address) => {
-            must_be_member(next, *id)?;
+            if !next.contains(*id) {
+                return Err(not_a_member(*id));
+            }
             learn_address(next, *id, Some(address))?;
         }
     }
     Ok(())
-}
-
-/// A typo in a node id must not be answered with "done".
-fn must_be_member(next: &Membership, id: NodeId) -> Result<(), Refusal> {
-    if next.contains(id) { Ok(()) } else { Err(invalid(&format!("node {id} is not a member"))) }
 }
 
 fn learn_address(next: &mut Membership, id: NodeId, address: Option<&str>) -> Result<(), Refusal> {
@@ -126,6 +130,10 @@ fn learn_address(next: &mut Membership, id: NodeId, address: Option<&str>) -> Re
         None if next.peers.contains_key(&id) => Ok(()),
         None => Err(invalid(&format!("node {id} is new; say at which address it is"))),
     }
+}
+
+fn not_a_member(id: NodeId) -> Refusal {
+    invalid(&format!("node {id} is not a member"))
 }
 
 fn invalid(why: &str) -> Refusal {
