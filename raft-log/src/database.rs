@@ -10,11 +10,12 @@ use std::sync::OnceLock;
 use raft_core::{SnapshotMeta, StoreError};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, SnapshotWithThreadMode,
+    DBRecoveryMode, ErrorKind, InfoLogger, LogLevel, Options, ReadOptions, SnapshotWithThreadMode,
 };
 use serde::de::DeserializeOwned;
 
 use crate::config::RocksLogConfig;
+use crate::physical;
 use crate::record::{self, Defect, State};
 
 /// The repair for a node that has forgotten what it had promised.
@@ -57,7 +58,7 @@ impl Database {
         let mut options = options(config, Recovery::Strict);
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        Self::opened(path, DB::open_cf_descriptors(&options, path, families(config)))
+        Self::opened(path, || DB::open_cf_descriptors(&options, path, families(config)))
     }
 
     /// Opens the database at `path`, which must exist.
@@ -70,26 +71,38 @@ impl Database {
         recovery: Recovery,
     ) -> Result<Self, StoreError> {
         let options = options(config, recovery);
-        Self::opened(path, DB::open_cf_descriptors(&options, path, families(config)))
+        Self::opened(path, || DB::open_cf_descriptors(&options, path, families(config)))
     }
 
     /// Opens the database at `path` to look at it, without changing a byte.
     pub(crate) fn inspect(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
         let options = options(config, Recovery::Prefix);
         let families = families(config);
-        Self::opened(path, DB::open_cf_descriptors_read_only(&options, path, families, false))
+        Self::opened(path, || DB::open_cf_descriptors_read_only(&options, path, families, false))
     }
 
-    fn opened(path: &Path, db: Result<DB, rocksdb::Error>) -> Result<Self, StoreError> {
-        match db {
-            Ok(db) => Ok(Self { db, path: path.to_owned(), failed: OnceLock::new() }),
-            // The options are right, so what RocksDB calls an invalid argument is a database that
-            // does not exist or lacks a column family.
-            Err(error) if error.kind() == ErrorKind::InvalidArgument => {
-                Err(corrupt(path, error.into_string()))
-            }
-            Err(error) => Err(store_error(path, "opening the log", error)),
+    fn opened(
+        path: &Path,
+        open: impl FnOnce() -> Result<DB, rocksdb::Error>,
+    ) -> Result<Self, StoreError> {
+        const DOING: &str = "opening the log";
+        let damage = physical::first_damage(path)
+            .map_err(|source| StoreError::Io { doing: DOING, source })?;
+        if let Some(damage) = damage.as_ref().filter(|damage| damage.is_endless) {
+            return Err(corrupt(path, damage.to_string()));
         }
+        let error = match open() {
+            Ok(db) => return Ok(Self { db, path: path.to_owned(), failed: OnceLock::new() }),
+            Err(error) => error,
+        };
+        // The options are right, so what RocksDB calls an invalid argument is a database that does
+        // not exist or lacks a column family.
+        let is_damage = matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Corruption);
+        if !is_damage {
+            return Err(store_error(path, DOING, error));
+        }
+        let said = error.into_string();
+        Err(corrupt(path, damage.map_or_else(|| said.clone(), |at| format!("{at} ({said})"))))
     }
 
     /// RocksDB itself.
@@ -264,14 +277,22 @@ fn options(config: &RocksLogConfig, recovery: Recovery) -> Options {
     options.set_max_background_jobs(2);
     options.set_max_open_files(bounded(config.open_files));
     options.set_skip_stats_update_on_db_open(true);
+    options.set_manifest_preallocation_size(64 << 10);
     // A log has few table files; the default of 16 threads takes longer to start than to use.
     options.set_max_file_opening_threads(1);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
-    options.set_log_level(LogLevel::Warn);
-    options.set_keep_log_file_num(2);
-    options.set_max_log_file_size(1 << 20);
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, tell));
     options
+}
+
+/// What RocksDB has to say goes where everything else goes, not to a file of its own.
+fn tell(level: LogLevel, said: &str) {
+    match level {
+        LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
+        LogLevel::Warn => tracing::warn!("RocksDB: {said}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!("RocksDB: {said}"),
+    }
 }
 
 fn families(config: &RocksLogConfig) -> Vec<ColumnFamilyDescriptor> {

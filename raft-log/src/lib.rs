@@ -46,6 +46,7 @@ mod directory;
 mod error;
 mod identity;
 mod log;
+mod physical;
 mod reader;
 mod record;
 mod recover;

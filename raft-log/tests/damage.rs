@@ -76,7 +76,8 @@ impl Sample {
         }
     }
 
-    /// Damages `file` at every place that `step` allows and in every way; counts the refusals.
+    /// Flips a bit in every `step`th byte of `file`; at every third such place also fills with zeroes
+    /// and cuts. Counts the refusals.
     fn damage_everywhere(&self, file: &Path, step: usize) -> Counts {
         let good = fs::read(self.place.path().join(file)).unwrap();
         let mut counts = Counts::default();
@@ -84,10 +85,13 @@ impl Sample {
             let outcome = self.after(|data| fs::write(data.join(file), bad).unwrap());
             counts.add(&outcome, || format!("{}: {what}: {outcome:?}", file.display()));
         };
-        for at in (0..good.len()).step_by(step) {
+        for (number, at) in (0..good.len()).step_by(step).enumerate() {
             let mut flipped = good.clone();
             flipped[at] ^= 1 << (at % 8);
             count(&flipped, format!("byte {at} flipped"));
+            if number % 3 > 0 {
+                continue;
+            }
             let mut zeroed = good.clone();
             let through = good.len().min(at + 16);
             zeroed[at..through].fill(0);
@@ -248,6 +252,9 @@ fn a_torn_write_that_nobody_was_told_about_is_dropped() {
         fs::write(torn.path().join(name), bytes).unwrap();
         let found = open_and_read(&torn).unwrap_or_else(|error| panic!("{what}: {error}"));
         assert!(found == content_before || found == content_after, "{what}: {found:?}");
+        if !bytes.len().is_multiple_of(16) {
+            return found == content_after;
+        }
         // It goes on from there, and what is written then is acknowledged in turn.
         let mut log = torn.open().unwrap();
         let next = found.recovered.last.next().0;
@@ -258,6 +265,9 @@ fn a_torn_write_that_nobody_was_told_about_is_dropped() {
     };
     for cut in short.len()..long.len() {
         assert!(!check(&long[..cut], format!("cut at byte {cut}")));
+        if cut % 4 > 0 {
+            continue;
+        }
         let mut zeroed = long.clone();
         zeroed[cut..].fill(0);
         let whole = zeroed == long;
