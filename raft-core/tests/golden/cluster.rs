@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use raft_core::{
     Change, Config, Effect, Entry, Envelope, Event, Index, LogId, Message, NodeId, Refusal,
-    RoleName, Sent, SnapshotMeta, SnapshotOutcome, Span, Ticket,
+    RoleName, Sent, SnapshotMeta, SnapshotOutcome, Span, Term, Ticket,
 };
 
 use crate::checks::Checks;
@@ -48,6 +48,19 @@ impl Cluster {
 
     pub(crate) fn role(&self, id: NodeId) -> Result<RoleName, Error> {
         Ok(self.running(id)?.status().role)
+    }
+
+    pub(crate) fn term(&self, id: NodeId) -> Result<Term, Error> {
+        Ok(self.running(id)?.term())
+    }
+
+    /// As [`Cluster::step`], but nothing is written down and everything that is sent is lost.
+    pub(crate) fn step_in_silence(&mut self, id: NodeId, event: Event) -> Result<(), Error> {
+        let (trace, flights) = (self.trace.len(), self.network.flights.len());
+        self.step(id, event)?;
+        self.trace.truncate(trace);
+        self.network.flights.truncate(flights);
+        Ok(())
     }
 
     /// Those that are up.
@@ -421,12 +434,7 @@ impl Cluster {
     }
 
     /// Takes a snapshot of the state machine and sends it on its way.
-    fn send_snapshot(
-        &mut self,
-        id: NodeId,
-        to: NodeId,
-        term: raft_core::Term,
-    ) -> Result<(), Error> {
+    fn send_snapshot(&mut self, id: NodeId, to: NodeId, term: Term) -> Result<(), Error> {
         let replica = self.replica(id)?;
         let (last, machine) = (replica.applied(), replica.machine.clone());
         let raft = self.running(id)?;

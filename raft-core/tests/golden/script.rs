@@ -7,6 +7,7 @@
 //! | `tick [NODES] [count=N]` | lets time pass for some |
 //! | `campaign NODE` | lets time pass for one until its election timeout is over |
 //! | `elect NODE` | that, and delivers everything; it must lead in the end |
+//! | `timeouts NODE NODE draws=N` | draws so many election timeouts of each, and compares them |
 //! | `propose NODE WORD... [bytes=N]` | commands, appended together; `bytes` makes one of that size |
 //! | `read NODE` | a linearizable read |
 //! | `change NODE [voter=N] [learner=N] [admit=N] [remove=N] [at=INDEX] [address=N]` | another membership |
@@ -72,6 +73,7 @@ impl Script {
             "tick" => self.tick(args)?,
             "campaign" => self.campaign(one_node(args)?)?,
             "elect" => self.elect(one_node(args)?)?,
+            "timeouts" => self.timeouts(args)?,
             "propose" => self.propose(args)?,
             "read" => self.cluster.read(one_node(args)?)?,
             "change" => self.change(args)?,
@@ -218,6 +220,37 @@ impl Script {
             return Err(format!("{id:?} was not elected, it is {role:?}").into());
         }
         Ok(())
+    }
+
+    /// How long each of two nodes that hear nobody waits before it campaigns, again and again.
+    fn timeouts(&mut self, args: &mut ArgumentConsumer<'_>) -> Result<(), Error> {
+        let (one, other) = (one_node(args)?, one_node(args)?);
+        let draws = size(number(args, "draws")?.unwrap_or(1));
+        let (a, b) = (self.draw(one, draws)?, self.draw(other, draws)?);
+        for (id, ticks) in [(one, &a), (other, &b)] {
+            let all: BTreeSet<_> = ticks.iter().collect();
+            let all: Vec<_> = all.into_iter().map(ToString::to_string).collect();
+            self.cluster.note(&format!("{id:?} waited for {} ticks", all.join(", ")));
+        }
+        let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        self.cluster.note(&format!("equally long {same} times of {draws}"));
+        Ok(())
+    }
+
+    /// The next `draws` timeouts of a node, in ticks.
+    fn draw(&mut self, id: NodeId, draws: usize) -> Result<Vec<u64>, Error> {
+        let mut drawn = Vec::new();
+        let (mut ticks, mut before) = (0, self.cluster.term(id)?);
+        while drawn.len() < draws {
+            self.cluster.step_in_silence(id, Event::Tick)?;
+            ticks += 1;
+            let term = self.cluster.term(id)?;
+            if term > before {
+                drawn.push(std::mem::take(&mut ticks));
+                before = term;
+            }
+        }
+        Ok(drawn)
     }
 
     // Requests.
