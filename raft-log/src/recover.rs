@@ -95,3 +95,82 @@ fn next_record<'a>(
     }
     Ok(record)
 }
+
+#[cfg(test)]
+mod tests {
+    use raft_core::{Entry, HardState, Payload, Term};
+    use rocksdb::WriteBatch;
+
+    use super::*;
+    use crate::config::RocksLogConfig;
+    use crate::database::{BASE_KEY, STATE_KEY};
+    use crate::record;
+
+    fn id(index: u64, term: u64) -> LogId {
+        LogId::new(Term(term), Index(index))
+    }
+
+    /// A database as a lost write may leave it: `entries` are what is there, each with the term of
+    /// the entry that it was written after; `base` and `last` are what the last write knew.
+    fn scanned(base: LogId, last: LogId, entries: &[(LogId, u64)]) -> Result<Found, StoreError> {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path(), &RocksLogConfig::default()).unwrap();
+        let mut write = WriteBatch::default();
+        let meta = SnapshotMeta { last: id(2, 1), ..SnapshotMeta::default() };
+        write.put_cf(database.meta(), BASE_KEY, record::seal(BASE_KEY, &meta));
+        let state = State { write: 5, hard: HardState::default(), base, last };
+        write.put_cf(database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
+        let mut bytes = Vec::new();
+        for &(id, previous) in entries {
+            let entry = Entry { id, payload: Payload::Empty };
+            record::encode_entry(&entry, Term(previous), &mut bytes);
+            write.put_cf(database.entries(), record::key(id.index), &bytes);
+        }
+        database.db().write(write).unwrap();
+        scan(&database)
+    }
+
+    /// Rule L15, rule L16: each way in which a log can lack a write that others were built upon.
+    #[test]
+    fn a_log_that_does_not_hang_together_is_refused() {
+        let base = id(2, 1);
+        let whole = [(id(3, 1), 1), (id(4, 2), 1), (id(5, 2), 2)];
+        let found = scanned(base, id(5, 2), &whole).unwrap();
+        assert_eq!(found.shape.runs(), [(Term(1), Index(3)), (Term(2), Index(4))]);
+        // What is before the base may still be there: it is removed later.
+        let with_old = [&[(id(1, 1), 0), (id(2, 1), 1)], &whole[..]].concat();
+        assert!(scanned(base, id(5, 2), &with_old).is_ok());
+
+        let bad: [(&str, LogId, LogId, &[_]); 8] = [
+            ("entry 3 is missing", base, id(5, 2), &whole[1..]),
+            ("entry 4 is missing", base, id(5, 2), &[whole[0], whole[2]]),
+            ("it ends with entry 4@2", base, id(5, 2), &whole[..2]),
+            ("it ends with entry 2@1", base, id(5, 2), &[]),
+            ("it ends with entry 5@2", base, id(4, 2), &whole),
+            // The overwriting of entry 4 is lost, and entry 5 was written after it.
+            (
+                "a write in between is missing",
+                base,
+                id(5, 2),
+                &[(id(3, 1), 1), (id(4, 1), 1), (id(5, 2), 2)],
+            ),
+            ("a write in between is missing", base, id(3, 3), &[(id(3, 3), 2)]),
+            ("its base is 2@1", id(3, 1), id(5, 2), &whole),
+        ];
+        for (expected, base, last, entries) in bad {
+            match scanned(base, last, entries) {
+                Err(StoreError::Corrupt { what, .. }) => {
+                    assert!(what.contains(expected), "{expected:?}: {what}");
+                }
+                other => panic!("{expected}: {other:?}"),
+            }
+        }
+    }
+
+    /// Terms never fall within a log, whatever checks out besides.
+    #[test]
+    fn a_falling_term_is_refused() {
+        let fallen = scanned(id(2, 1), id(4, 1), &[(id(3, 2), 1), (id(4, 1), 2)]);
+        assert!(matches!(fallen, Err(StoreError::Corrupt { .. })));
+    }
+}
