@@ -83,6 +83,28 @@ fn a_crash_at_any_point_leaves_a_state_that_was_there_and_replay_does_the_rest()
     }
 }
 
+/// Rule C3. RocksDB flushes by itself when its buffer is full, whichever part of the data fills it. If it
+/// flushed that part alone, data and applied index would come from different times.
+#[test]
+fn a_flush_of_its_own_accord_is_of_one_moment() {
+    let mut subject = Subject::new();
+    for round in 0..40_u8 {
+        // The same keys each time, so that applying twice would show in their versions.
+        let entries = (0..64_u8).map(|key| {
+            let value = vec![round ^ key; 4096];
+            payload(&put(vec![key], value))
+        });
+        subject.apply(entries);
+    }
+    let digest = subject.reader().digest().unwrap();
+    let all = subject.log.len() as u64;
+    subject.crash();
+    let found = subject.kv().applied().last.index.0;
+    assert!((1..all).contains(&found), "it was to be flushed in between: {found} of {all}");
+    subject.replay(64);
+    assert_eq!(subject.reader().digest().unwrap(), digest);
+}
+
 #[test]
 fn closing_keeps_everything() {
     let mut subject = Subject::new();

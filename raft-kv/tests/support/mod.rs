@@ -5,10 +5,11 @@
 
 pub(crate) mod log;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use raft_core::{
@@ -107,27 +108,30 @@ pub(crate) fn tempdir() -> TempDir {
 pub(crate) fn image_of(dir: &Path) -> TempDir {
     loop {
         let image = tempdir();
-        let before = names(dir);
+        let before = files(dir);
         let copied = copy(dir, image.path());
-        // RocksDB removes files of its own accord. Then the copy is of no single moment.
-        if copied.is_ok() && names(dir) == before {
+        // RocksDB flushes, compacts and removes of its own accord. Then the copy is of no single moment.
+        if copied.is_ok() && files(dir) == before {
             return image;
         }
     }
 }
 
-fn names(dir: &Path) -> BTreeSet<PathBuf> {
-    let mut names = BTreeSet::new();
+/// All files, with their lengths and when they were last written to.
+fn files(dir: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+    let mut files = BTreeMap::new();
     let mut waiting = vec![dir.to_owned()];
     while let Some(dir) = waiting.pop() {
         for entry in fs::read_dir(dir).unwrap().flatten() {
-            if entry.path().is_dir() {
-                waiting.push(entry.path());
+            let path = entry.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if let Ok(found) = entry.metadata() {
+                files.insert(path, (found.len(), found.modified().unwrap()));
             }
-            names.insert(entry.path());
         }
     }
-    names
+    files
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
