@@ -1,6 +1,7 @@
 //! A client's connection to a cluster, and how its errors become ours.
 
 use std::path::Path;
+use std::time::Duration;
 
 use raft_kv::client::{Client, ClientError};
 use raft_net_quic::{ClientLimits, QuicClient, TlsFiles};
@@ -50,11 +51,14 @@ impl Session {
         &self.client
     }
 
-    /// Says goodbye, so that the nodes need not find out by a timeout.
+    /// Says goodbye, so that the nodes need not find out by a timeout. The word is sent at once; whether
+    /// it has arrived is not worth the user's time.
     pub(crate) async fn close(&self) {
-        self.quic.close().await;
+        let _ = tokio::time::timeout(FAREWELL, self.quic.close()).await;
     }
 }
+
+const FAREWELL: Duration = Duration::from_millis(5);
 
 /// The files of a client in the directory that `raft tls init` has made.
 pub(crate) fn client_tls(dir: &Path) -> TlsFiles {

@@ -69,27 +69,22 @@ impl Write for LogGate {
     }
 }
 
-/// Sends the log to stderr. `least` is what is shown without `-v`; each `-v` shows one level more.
-/// The variable RAFT_LOG says it in detail instead, as in `RAFT_LOG=raft_core=trace`.
+/// Sends the log to stderr, through a gate that is closed unless somebody asked for more than usual.
+/// `least` is what is shown without `-v`; `-v` shows more, `-vv` everything. The variable RAFT_LOG says
+/// it in detail instead, as in `RAFT_LOG=raft_core=trace`.
 pub(crate) fn start_log(least: LevelFilter, verbose: u8) -> LogGate {
     // Whoever asks for more wants to see it, come what may.
-    let gate = LogGate::new(verbose > 0);
+    let detail = std::env::var("RAFT_LOG").unwrap_or_default();
+    let gate = LogGate::new(verbose > 0 || !detail.is_empty());
     let writer = gate.clone();
-    let levels = [
-        LevelFilter::OFF,
-        LevelFilter::ERROR,
-        LevelFilter::WARN,
-        LevelFilter::INFO,
-        LevelFilter::DEBUG,
-        LevelFilter::TRACE,
-    ];
-    let start = levels.iter().position(|level| *level == least).unwrap_or_default();
-    let level = levels[(start + usize::from(verbose)).min(levels.len() - 1)];
+    let level = match verbose {
+        0 => least,
+        1 if least < LevelFilter::INFO => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        2.. => LevelFilter::TRACE,
+    };
     // A word in RAFT_LOG that makes no sense must not keep a node from starting.
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .with_env_var("RAFT_LOG")
-        .from_env_lossy();
+    let filter = EnvFilter::builder().with_default_directive(level.into()).parse_lossy(detail);
     // Only a second call can fail, and then there is a log already.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

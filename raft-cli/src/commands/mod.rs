@@ -37,6 +37,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Completion(_) => LevelFilter::OFF,
     };
     let log = terminal::start_log(least, global.verbose);
+    if !matches!(command, Command::Serve(_)) {
+        log.open();
+    }
     match command {
         Command::Tls(TlsCommand::Init(args)) => tls::init(&args, global.output),
         Command::Serve(args) => serve::run(*args, &global, &log),
