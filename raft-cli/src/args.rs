@@ -119,9 +119,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  raft demo --exit\n  raft demo --nodes 5 --dir ./demo")]
     Demo(DemoArgs),
     /// Print a script that completes `raft` commands in a shell.
-    #[command(
-        after_help = "Example:\n  raft completion bash > ~/.local/share/bash-completion/completions/raft"
-    )]
+    #[command(after_help = "Example:\n  raft completion bash > raft.bash && . ./raft.bash")]
     Completion(CompletionArgs),
 }
 
@@ -150,8 +148,8 @@ pub(crate) enum Request {
 pub(crate) enum TlsCommand {
     /// Make a certificate authority, a certificate for each node, and one for clients.
     ///
-    /// Keys are readable by their owner only, and nothing is overwritten. The authority is valid for
-    /// ten years, the others for two. `ca.key` can make any certificate of the cluster: keep it
+    /// Keys are readable by their owner only, and nothing is overwritten. The authority is valid
+    /// for ten years, the others for two. `ca.key` can make any certificate of the cluster: keep it
     /// away from the nodes.
     #[command(after_help = TLS_EXAMPLES)]
     Init(TlsInitArgs),
@@ -163,7 +161,10 @@ pub(crate) struct TlsInitArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// How many nodes get a certificate: those with the ids 1 to this.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 3,
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
     pub(crate) nodes: u16,
     /// Another name or IP address by which nodes are reached. Goes into every node's certificate.
     #[arg(long = "host", value_name = "HOST")]
@@ -191,8 +192,8 @@ pub(crate) struct ServeArgs {
     /// Found a cluster of these nodes. The same list on each of them; only for the first start.
     #[arg(long, value_name = "ID=HOST:PORT,...", conflicts_with = "join")]
     pub(crate) bootstrap: Option<String>,
-    /// Join the cluster of one of these nodes: this node is sent the log, and votes once it has caught
-    /// up. Only for the first start, and under an id that was never used.
+    /// Join the cluster of one of these nodes: this node is sent the log, and votes once it has
+    /// caught up. Only for the first start, and under an id that was never used.
     #[arg(long, value_name = "HOST:PORT,...")]
     pub(crate) join: Option<String>,
     /// A TOML file with any of these options, for example `node-id = 1`. Flags win over it.
@@ -240,7 +241,10 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
     /// How many nodes. Three survive the loss of one, five of two.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=9))]
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 3,
+        value_parser = clap::value_parser!(u16).range(3..=9)
+    )]
     pub(crate) nodes: u16,
     /// Stop after the show instead of staying up.
     #[arg(long)]

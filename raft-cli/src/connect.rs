@@ -51,8 +51,8 @@ impl Session {
         &self.client
     }
 
-    /// Says goodbye, so that the nodes need not find out by a timeout. The word is sent at once; whether
-    /// it has arrived is not worth the user's time.
+    /// Says goodbye, so that the nodes need not find out by a timeout. The word is sent at once;
+    /// whether it has arrived is not worth the user's time.
     pub(crate) async fn close(&self) {
         let _ = tokio::time::timeout(FAREWELL, self.quic.close()).await;
     }

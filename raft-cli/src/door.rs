@@ -1,5 +1,5 @@
-//! The door for clients. It is there before the node behind it, because a node needs its transport to
-//! start and the transport needs somebody to hand requests to; until then it says "busy".
+//! The door for clients. It is there before the node behind it, because a node needs its transport
+//! to start and the transport needs somebody to hand requests to; until then it says "busy".
 
 use std::sync::OnceLock;
 

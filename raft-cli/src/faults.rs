@@ -1,8 +1,9 @@
 //! What the crates complain of, as exit codes.
 //!
-//! The messages are the crates' own; here it is only decided what a script can do about them. A disk
-//! that fails or is full is a matter of this machine, damage a matter of the data, a certificate one of
-//! permission. A kind of error that is added later counts as the gravest here until it is sorted.
+//! The messages are the crates' own; here it is only decided what a script can do about them. A
+//! disk that fails or is full is a matter of this machine, damage a matter of the data, a
+//! certificate one of permission. A kind of error that is added later counts as the gravest here
+//! until it is sorted.
 
 use raft_core::{MachineError, StartError, StopCause, StoreError};
 use raft_kv::KvError;

@@ -1,8 +1,8 @@
 //! How a cluster begins: the list of its founders, and the name that follows from it.
 //!
 //! The name of a cluster is derived from its authority's certificate and from the founders' list.
-//! Founders that were given different lists have different names, and nodes of different names refuse
-//! each other: two clusters cannot grow out of one typing error (rule M15).
+//! Founders that were given different lists have different names, and nodes of different names
+//! refuse each other: two clusters cannot grow out of one typing error (rule M15).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,9 +1,9 @@
 //! The operators' window: plain HTTP, read only, small.
 //!
-//! `/healthz` says that the process runs, `/readyz` that the node knows a leader, `/status` what the
-//! node does as JSON, `/metrics` a few gauges in Prometheus' text format. Nothing here can change
-//! anything, and nothing here sees a key or a value. Connections are bounded in number and in time,
-//! because anybody who reaches the port may open them.
+//! `/healthz` says that the process runs, `/readyz` that the node knows a leader, `/status` what
+//! the node does as JSON, `/metrics` a few gauges in Prometheus' text format. Nothing here can
+//! change anything, and nothing here sees a key or a value. Connections are bounded in number and
+//! in time, because anybody who reaches the port may open them.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;

@@ -1,9 +1,9 @@
 //! How a node without data enters a cluster that runs: it asks.
 //!
 //! It learns the cluster's name from whoever answers first, begins with an empty log and no
-//! configuration, and asks the leader to admit it until it is admitted. From then on the leader sends
-//! it everything; it votes once it has caught up (rule M12). Its id must be new: a disk that was
-//! wiped may have forgotten votes, so a node cannot come back this way (rule M10).
+//! configuration, and asks the leader to admit it until it is admitted. From then on the leader
+//! sends it everything; it votes once it has caught up (rule M12). Its id must be new: a disk that
+//! was wiped may have forgotten votes, so a node cannot come back this way (rule M10).
 
 use std::time::{Duration, Instant};
 

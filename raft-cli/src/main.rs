@@ -1,8 +1,10 @@
-//! The binary `raft`: a node, its client and its tools. The crates do the work; this one names them.
+//! The binary `raft`: a node, its client and its tools. The crates do the work; this one names
+//! them.
 //!
 //! Arguments pass two stages: as typed (`args.rs`), then checked, by the command they belong to
 //! (`commands/`). Everything that fails ends as one [`failure::Failure`]: a line on stderr and an
-//! exit code. `serve.rs` is the only file that names a log, a transport and a state machine together.
+//! exit code. `serve.rs` is the only file that names a log, a transport and a state machine
+//! together.
 
 mod admin;
 mod args;

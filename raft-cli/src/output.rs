@@ -1,7 +1,8 @@
-//! What a request came to, and how it is printed: a table for people, one line of JSON for programs.
+//! What a request came to, and how it is printed: a table for people, one line of JSON for
+//! programs.
 //!
-//! The names in the JSON are part of the interface. Bytes that are not UTF-8 go under a name of their
-//! own, `..._base64`, so that a reader never has to guess.
+//! The names in the JSON are part of the interface. Bytes that are not UTF-8 go under a name of
+//! their own, `..._base64`, so that a reader never has to guess.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -162,7 +163,7 @@ pub(crate) fn certificates(
     match form {
         Output::Json => print_line(&json!({ "dir": dir, "files": files }).to_string()),
         Output::Table => print_line(&format!(
-            "{dir}: {}\nca.key can make any certificate of this cluster: keep it away from the nodes.",
+            "{dir}: {}\nca.key can make any certificate of the cluster: keep it away from the nodes.",
             files.join(" ")
         )),
     }

@@ -1,8 +1,8 @@
 //! A node: the one place where a log, a transport and a state machine are named together.
 //!
-//! To run another one of them is to change its line in [`assemble`]. The order of things: everything
-//! that can be refused (directory, certificates, port) before anything is written; the directory is
-//! initialised last.
+//! To run another one of them is to change its line in [`assemble`]. The order of things:
+//! everything that can be refused (directory, certificates, port) before anything is written; the
+//! directory is initialised last.
 
 use std::io::Read;
 use std::net::SocketAddr;

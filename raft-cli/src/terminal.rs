@@ -12,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
 
-/// What was logged while a node starts. It is shown once the node is ready, or is taking its time. A
-/// node that refuses to start says why in one line, and that line stands alone.
+/// What was logged while a node starts. It is shown once the node is ready, or is taking its time.
+/// A node that refuses to start says why in one line, and that line stands alone.
 #[derive(Clone, Debug)]
 pub(crate) struct LogGate {
     held: Arc<Mutex<Held>>,
@@ -69,9 +69,9 @@ impl Write for LogGate {
     }
 }
 
-/// Sends the log to stderr, through a gate that is closed unless somebody asked for more than usual.
-/// `least` is what is shown without `-v`; `-v` shows more, `-vv` everything. The variable RAFT_LOG says
-/// it in detail instead, as in `RAFT_LOG=raft_core=trace`.
+/// Sends the log to stderr, through a gate that is closed unless somebody asked for more than
+/// usual. `least` is what is shown without `-v`; `-v` shows more, `-vv` everything. The variable
+/// RAFT_LOG says it in detail instead, as in `RAFT_LOG=raft_core=trace`.
 pub(crate) fn start_log(least: LevelFilter, verbose: u8) -> LogGate {
     // Whoever asks for more wants to see it, come what may.
     let detail = std::env::var("RAFT_LOG").unwrap_or_default();
@@ -94,8 +94,8 @@ pub(crate) fn start_log(least: LevelFilter, verbose: u8) -> LogGate {
     gate
 }
 
-/// Makes a panic say its one line and where it happened, instead of a backtrace. A panic is a bug of
-/// ours; a node that finds one in itself stops and says so once more, as its last word.
+/// Makes a panic say its one line and where it happened, instead of a backtrace. A panic is a bug
+/// of ours; a node that finds one in itself stops and says so once more, as its last word.
 pub(crate) fn tame_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -159,7 +159,8 @@ impl Cluster {
         self.launch_with(id, words);
     }
 
-    /// Starts a node that is not running with these words, and waits until it says that it is ready.
+    /// Starts a node that is not running with these words, and waits until it says that it is
+    /// ready.
     ///
     /// # Panics
     ///

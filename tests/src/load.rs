@@ -1,7 +1,7 @@
 //! Clients that write while things go wrong, and remember what was acknowledged.
 //!
-//! Every key is written once, with a value of its own. So a write that was acknowledged and then lost
-//! cannot hide behind a later one: each is read back by name.
+//! Every key is written once, with a value of its own. So a write that was acknowledged and then
+//! lost cannot hide behind a later one: each is read back by name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

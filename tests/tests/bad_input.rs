@@ -327,8 +327,8 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Replaces a certificate in `to` by one that ends so many days from now, signed by the authority in
-/// `from`.
+/// Replaces a certificate in `to` by one that ends so many days from now, signed by the authority
+/// in `from`.
 fn sign(from: &Path, to: &Path, name: &str, names: &[&str], days: i64) {
     let read = |file: &str| fs::read_to_string(from.join(file)).unwrap();
     let authority_key = KeyPair::from_pem(&read("ca.key")).unwrap();

@@ -1,7 +1,8 @@
-//! The house rules as tests: what may depend on what, what every file begins with, what docs may name.
+//! The house rules as tests: what may depend on what, what every file begins with, what docs may
+//! name.
 //!
-//! Reads manifests and sources as text. It fails on structure only; lengths of lines are printed for
-//! whoever is interested.
+//! Reads manifests and sources as text. It fails on structure only; lengths of lines are printed
+//! for whoever is interested.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 

@@ -1,8 +1,8 @@
 //! `raft demo`: a cluster on this machine, its leader killed, and nothing lost.
 //!
 //! A newcomer's first minute, and an honest test: the nodes are processes of this very binary with
-//! real disks and certificates, the leader dies by SIGKILL, and every write that was acknowledged is
-//! read back. Exits with 0 only if none was lost.
+//! real disks and certificates, the leader dies by SIGKILL, and every write that was acknowledged
+//! is read back. Exits with 0 only if none was lost.
 
 mod nodes;
 
@@ -217,7 +217,8 @@ async fn is_lost(session: &Session, number: u64) -> Result<u64, Failure> {
     }
 }
 
-/// How long it takes until a write succeeds. It may be tried more than once: it is the same each time.
+/// How long it takes until a write succeeds. It may be tried more than once: it is the same each
+/// time.
 async fn first_write(session: &Session, killed: Instant) -> Result<Duration, Failure> {
     let spinner = spinner("waiting for the next write to succeed");
     loop {

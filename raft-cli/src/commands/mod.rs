@@ -1,4 +1,5 @@
-//! The commands: one file each. A command checks what was typed, does it, and prints what came of it.
+//! The commands: one file each. A command checks what was typed, does it, and prints what came of
+//! it.
 
 mod completion;
 mod del;

@@ -1,8 +1,8 @@
 //! `raft shell`: requests from stdin, one a line, on one connection.
 //!
-//! On a terminal: a prompt with history, and tables unless `-o json` is given. Otherwise: one line of
-//! JSON for each request, flushed, in order, also for one that fails; then the next. Empty lines and
-//! comments (`#`) are not answered. Ends with its input, or at `exit`.
+//! On a terminal: a prompt with history, and tables unless `-o json` is given. Otherwise: one line
+//! of JSON for each request, flushed, in order, also for one that fails; then the next. Empty lines
+//! and comments (`#`) are not answered. Ends with its input, or at `exit`.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::process::ExitCode;

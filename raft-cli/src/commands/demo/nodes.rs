@@ -1,7 +1,8 @@
 //! The nodes of a demo: child processes that never outlive it.
 //!
-//! Each child has a pipe as its stdin and stops when that ends. So it stops when it is told to, when
-//! the demo ends in whatever way, and also when the demo is killed by SIGKILL and can tell nobody.
+//! Each child has a pipe as its stdin and stops when that ends. So it stops when it is told to,
+//! when the demo ends in whatever way, and also when the demo is killed by SIGKILL and can tell
+//! nobody.
 
 use std::collections::BTreeMap;
 use std::fs::File;
