@@ -130,6 +130,8 @@ pub enum Effect {
     },
     /// The configuration in force is another one, because it was appended, truncated or installed.
     MembershipChanged(Membership),
+    /// The configuration in force is committed: whoever is not in it need not be heard any more.
+    MembershipCommitted(Membership),
     /// Role, term or known leader are others than before.
     RoleChanged(Status),
 }

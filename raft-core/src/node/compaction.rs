@@ -19,6 +19,10 @@ pub(crate) struct Compaction {
     retain_bytes: u64,
     compact_every: u64,
     under_way: bool,
+    /// How far things were at the last attempt: when nothing could be cut then, because a snapshot
+    /// pins the log for example, the next attempt waits until there is more.
+    tried_at: (Index, u64),
+    appended_bytes: u64,
     /// The first index and the bytes of consecutive pieces of what was appended in this run.
     pieces: VecDeque<(Index, u64)>,
     bytes: u64,
@@ -33,6 +37,8 @@ impl Compaction {
             retain_bytes: retain_bytes.max(PIECES),
             compact_every: compact_every.max(1),
             under_way: false,
+            tried_at: (Index::ZERO, 0),
+            appended_bytes: 0,
             pieces: VecDeque::new(),
             bytes: 0,
         }
@@ -44,6 +50,7 @@ impl Compaction {
         let Some(first) = batch.entries.first() else { return };
         let bytes = batch.len_bytes() as u64;
         self.bytes += bytes;
+        self.appended_bytes += bytes;
         match self.pieces.back_mut() {
             Some((_, piece)) if *piece < self.retain_bytes / PIECES => *piece += bytes,
             Some(_) | None => self.pieces.push_back((first.id.index, bytes)),
@@ -54,8 +61,14 @@ impl Compaction {
     pub(crate) fn is_due(&mut self, base: Index, applied: Index) -> bool {
         let many = applied.since(base) >= self.retain_entries.saturating_add(self.compact_every);
         let large = self.bytes >= self.retain_bytes.saturating_mul(2);
-        let due = !self.under_way && applied > base && (many || large);
-        self.under_way |= due;
+        let (tried_applied, tried_bytes) = self.tried_at;
+        let more = applied.since(tried_applied) >= (self.compact_every / 8).max(1)
+            || self.appended_bytes - tried_bytes >= self.retain_bytes / 8;
+        let due = !self.under_way && applied > base && (many || large) && more;
+        if due {
+            self.under_way = true;
+            self.tried_at = (applied, self.appended_bytes);
+        }
         due
     }
 
@@ -130,6 +143,7 @@ mod tests {
         assert!(compaction.is_due(Index(0), Index(150)));
         assert!(!compaction.is_due(Index(0), Index(200)));
         compaction.finished(Index(0));
+        assert!(!compaction.is_due(Index(0), Index(151)), "nothing could be cut just now");
         assert!(compaction.is_due(Index(0), Index(200)));
     }
 

@@ -6,7 +6,7 @@
 //! Here payloads and spans come together: the protocol says which entries a follower needs, the tail
 //! cache or the log has them. And here requests are matched with their answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -16,17 +16,19 @@ use super::compaction::Compaction;
 use super::handle::{Committed, ReadLevel, RequestError};
 use super::requests::{Applying, Request, Tickets, Waiter};
 use super::workers::{ApplyEntries, ApplyWork, Done, FetchWork, LogWork};
-use crate::entry::{Entry, Membership};
+use crate::entry::Entry;
 use crate::event::{Change, Effect, Event, RoleName, Span, Status, Ticket};
 use crate::log_store::Batch;
 use crate::message::{Envelope, Message};
 use crate::protocol::Raft;
 use crate::snapshot::{SnapshotHeader, SnapshotMeta, SnapshotReader, SnapshotSource};
-use crate::transport::{Arrival, Sent, SnapshotTicket, Transport};
+use crate::transport::{Arrival, Peers, Sent, SnapshotTicket, Transport};
 use crate::types::{Index, LogId, NodeId, Term};
 
 /// So many bytes of entries are handed to the state machine at a time.
 const APPLY_BYTES: usize = 4 << 20;
+/// So many entries are read from the log for the state machine at a time, and one more.
+const APPLY_ENTRIES: u64 = 4095;
 /// So many pieces of work may wait for the state machine: one to do and one to follow at once.
 const APPLY_AHEAD: usize = 2;
 
@@ -78,6 +80,9 @@ pub(crate) struct Pump {
     max_waiting: usize,
     election_ticks: u32,
     effects: Vec<Effect>,
+    /// Events that came up while effects of an earlier one were carried out, and whether one is.
+    events: VecDeque<Event>,
+    stepping: bool,
     /// Proposals that arrived together, to be appended together.
     proposals: Vec<(Ticket, Bytes)>,
 
@@ -89,7 +94,7 @@ pub(crate) struct Pump {
     /// Ticks until those who still wait for entries of a lost leadership are told that nobody knows.
     lost_for: Option<u32>,
     /// Who waits for which index to be applied before reading.
-    reading: BTreeMap<Index, Vec<Waiter<Index>>>,
+    reading: BTreeMap<(Index, Ticket), Waiter<Index>>,
 
     /// The last entry handed to the apply worker, and the last it has applied.
     dispatched: Index,
@@ -114,7 +119,7 @@ impl Pump {
         applied: Index,
         options: &NodeOptions,
     ) -> Self {
-        net.set_peers(&others(raft.membership(), options.raft.id));
+        net.set_peers(&others(raft.peers(), options.raft.id));
         Self {
             commit: applied,
             dispatched: applied,
@@ -126,6 +131,8 @@ impl Pump {
             max_waiting: options.max_waiting,
             election_ticks: options.raft.election_timeout.0,
             effects: Vec::new(),
+            events: VecDeque::new(),
+            stepping: false,
             proposals: Vec::new(),
             tickets: Tickets::default(),
             requests: BTreeMap::new(),
@@ -195,9 +202,7 @@ impl Pump {
             *left = left.saturating_sub(1);
             if *left == 0 {
                 self.lost_for = None;
-                for (_, waiter) in std::mem::take(&mut self.applying) {
-                    waiter.fail(RequestError::Unknown);
-                }
+                self.give_up_lost();
             }
         }
         if let Some(ticks) = &mut self.stopping {
@@ -306,8 +311,11 @@ impl Pump {
         let Some(Request::Read(waiter)) = self.requests.remove(&ticket) else { return };
         if index <= self.applied {
             waiter.answer(Ok(index));
+        } else if self.reading.len() >= self.max_waiting {
+            waiter.answer(Err(RequestError::Busy)); // The state machine does not keep up.
         } else {
-            self.reading.entry(index).or_default().push(waiter); // Rule R4.
+            let number = self.tickets.next();
+            self.reading.insert((index, number), waiter); // Rule R4.
         }
     }
 
@@ -352,13 +360,22 @@ impl Pump {
 
     // The protocol and its effects.
 
+    /// Feeds the protocol and carries out what it answers. Carrying something out may bring up another
+    /// event; that one waits its turn, so that a long window is not a deep stack.
     fn step(&mut self, event: Event, work: &mut Vec<Work>) {
+        self.events.push_back(event);
+        if std::mem::replace(&mut self.stepping, true) {
+            return;
+        }
         let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(event, &mut effects);
-        for effect in effects.drain(..) {
-            self.carry_out(effect, work);
+        while let Some(event) = self.events.pop_front() {
+            self.raft.step(event, &mut effects);
+            for effect in effects.drain(..) {
+                self.carry_out(effect, work);
+            }
         }
         self.effects = effects;
+        self.stepping = false;
     }
 
     fn carry_out(&mut self, effect: Effect, work: &mut Vec<Work>) {
@@ -384,15 +401,17 @@ impl Pump {
             Effect::ReadReady { ticket, index } => self.on_read_ready(ticket, index),
             Effect::Transferred(ticket) => self.on_transferred(ticket, work),
             Effect::Refuse { ticket, why } => self.on_refused(ticket, why, work),
-            Effect::MembershipChanged(membership) => {
+            Effect::MembershipChanged(_) | Effect::MembershipCommitted(_) => {
                 let status = self.raft.status();
-                self.net.set_peers(&others(&membership, status.id));
+                self.net.set_peers(&others(self.raft.peers(), status.id));
                 work.push(Work::Show(Box::new(status)));
             }
             Effect::RoleChanged(status) => {
                 // Another leader may commit what we proposed, or overwrite it. Give it some time.
-                self.lost_for = (status.role != RoleName::Leader && !self.applying.is_empty())
-                    .then_some(self.lost_for.unwrap_or(3 * self.election_ticks));
+                let led = self.leading_term();
+                if self.lost_for.is_none() && self.applying.keys().any(|key| Some(key.1) != led) {
+                    self.lost_for = Some(3 * self.election_ticks);
+                }
                 work.push(Work::Show(Box::new(status)));
             }
         }
@@ -465,7 +484,7 @@ impl Pump {
                 None => {
                     let cached = self.cache.first().filter(|cached| *cached > first);
                     let durable = cached.map_or_else(|| self.raft.persisted(), Index::prev);
-                    (None, durable.min(self.commit))
+                    (None, durable.min(self.commit).min(first.plus(APPLY_ENTRIES)))
                 }
             };
             assert!(through >= first, "committed entry {first} is neither cached nor durable");
@@ -490,16 +509,30 @@ impl Pump {
         waiting
     }
 
+    /// The term this node leads.
+    fn leading_term(&self) -> Option<Term> {
+        (self.raft.leader() == Some(self.raft.id())).then(|| self.raft.term())
+    }
+
+    /// Nobody knows what became of proposals of a leadership that was lost some time ago (rule C4).
+    fn give_up_lost(&mut self) {
+        let led = self.leading_term();
+        let (kept, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.applying).into_iter().partition(|(key, _)| Some(key.1) == led);
+        self.applying = kept;
+        for (_, waiter) in lost {
+            waiter.fail(RequestError::Unknown);
+        }
+    }
+
     fn on_applied(&mut self, through: Index) {
         self.applied = self.applied.max(through);
         while let Some(entry) = self.reading.first_entry() {
-            if *entry.key() > self.applied {
+            let (index, _) = *entry.key();
+            if index > self.applied {
                 break;
             }
-            let (index, waiters) = entry.remove_entry();
-            for waiter in waiters {
-                waiter.answer(Ok(index));
-            }
+            entry.remove().answer(Ok(index));
         }
     }
 
@@ -530,9 +563,8 @@ impl Pump {
     }
 }
 
-/// Everybody in `membership` but `me`.
-fn others(membership: &Membership, me: NodeId) -> crate::transport::Peers {
-    let mut peers = membership.peers.clone();
+/// Everybody in `peers` but `me`.
+fn others(mut peers: Peers, me: NodeId) -> Peers {
     peers.remove(&me);
     peers
 }

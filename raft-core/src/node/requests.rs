@@ -37,7 +37,13 @@ impl<T> Waiter<T> {
 impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
         if let Some(callback) = self.callback.take() {
-            let cause = self.cause.get().cloned().unwrap_or(StopCause::Asked);
+            // In a panic the cause is set only once everything has unwound.
+            let otherwise = if std::thread::panicking() {
+                StopCause::Bug("a thread of the node panicked; its log says where".into())
+            } else {
+                StopCause::Asked
+            };
+            let cause = self.cause.get().cloned().unwrap_or(otherwise);
             callback(Err(RequestError::Stopped(cause)));
         }
     }

@@ -48,10 +48,17 @@ pub(super) struct Shared {
     apply_queue: Queue<ApplyWork>,
     status: Mutex<Status>,
     watchers: Mutex<Vec<Watcher>>,
-    /// How many threads run, and a place to wait until there are none.
-    running: Mutex<usize>,
+    /// Which threads run, and a place to wait until none does.
+    threads: Mutex<Threads>,
     stopped: Condvar,
     tick: Duration,
+}
+
+/// How many threads run, and whether all that ever did have ended.
+#[derive(Debug, Default)]
+struct Threads {
+    running: usize,
+    ended: bool,
 }
 
 /// What waits in the inbox, by kind, and how much of it may.
@@ -87,7 +94,7 @@ pub(super) fn start(
         apply_queue: Queue::new(),
         status: Mutex::new(raft.status()),
         watchers: Mutex::new(Vec::new()),
-        running: Mutex::new(0),
+        threads: Mutex::default(),
         stopped: Condvar::new(),
         tick: options.tick,
     });
@@ -118,10 +125,12 @@ pub(super) fn start(
         Ok(())
     })?;
     let mut apply = ApplyWorker::new(machine, apply_reader);
+    // Outside of the body, so that who waits in there learns why when it fails.
+    let mut work = Vec::new();
     spawn(&shared, "raft-apply", move |shared| {
-        let mut work = Vec::new();
         while shared.apply_queue.take(&mut work, None) {
-            for work in work.drain(..) {
+            work.reverse();
+            while let Some(work) = work.pop() {
                 shared.done([apply.run(work)?]);
             }
         }
@@ -142,7 +151,7 @@ fn spawn(
     name: &str,
     mut body: impl FnMut(&Arc<Shared>) -> Result<(), StopCause> + Send + 'static,
 ) -> Result<(), StartError> {
-    *lock(&shared.running) += 1;
+    lock(&shared.threads).running += 1;
     let of_thread = Arc::clone(shared);
     let run = move || {
         let result = catch_unwind(AssertUnwindSafe(|| body(&of_thread)));
@@ -184,14 +193,14 @@ fn run_pump(pump: &mut Pump, shared: &Arc<Shared>) {
         next_tick = next_tick.max(now);
         pump.run(inputs.drain(..), &mut work);
         if made_up > 0 {
-            shared.show(pump.status(), Watchers::Spare);
+            shared.show(&pump.status(), Watchers::Spare);
         }
         for work in work.drain(..) {
             match work {
                 Work::Log(work) => drop(shared.log_queue.put([work])),
                 Work::Fetch(work) => drop(shared.fetch_queue.put([work])),
                 Work::Apply(work) => drop(shared.apply_queue.put([work])),
-                Work::Show(status) => shared.show(*status, Watchers::Tell),
+                Work::Show(status) => shared.show(&status, Watchers::Tell),
                 Work::Stop => return shared.fail(StopCause::Asked),
             }
         }
@@ -247,8 +256,9 @@ impl Shared {
     }
 
     pub(super) fn subscribe(&self, mut watcher: Watcher) {
+        let mut watching = lock(&self.watchers);
         if watcher(&self.status()) {
-            lock(&self.watchers).push(watcher);
+            watching.push(watcher);
         }
     }
 
@@ -259,10 +269,11 @@ impl Shared {
     }
 
     pub(super) fn wait(&self) -> StopCause {
-        let mut running = lock(&self.running);
-        while *running > 0 {
-            running = self.stopped.wait(running).unwrap_or_else(PoisonError::into_inner);
+        let mut threads = lock(&self.threads);
+        while !threads.ended {
+            threads = self.stopped.wait(threads).unwrap_or_else(PoisonError::into_inner);
         }
+        drop(threads);
         self.stopped().unwrap_or(StopCause::Asked)
     }
 
@@ -281,14 +292,16 @@ impl Shared {
         self.inbox.put(done.into_iter().map(Input::Done));
     }
 
-    fn show(&self, status: Status, watchers: Watchers) {
+    fn show(&self, status: &Status, watchers: Watchers) {
+        // Under the lock of the watchers, so that one who comes now misses nothing.
+        let mut watching = lock(&self.watchers);
+        lock(&self.status).clone_from(status);
         if watchers == Watchers::Tell {
             tracing::debug!(
                 role = ?status.role, term = %status.term, leader = ?status.leader, "changed"
             );
-            lock(&self.watchers).retain_mut(|watcher| watcher(&status));
+            watching.retain_mut(|watcher| watcher(status));
         }
-        *lock(&self.status) = status;
     }
 
     /// The node stops: the first cause counts. Whoever still waits is told when the queues are dropped.
@@ -308,15 +321,17 @@ impl Shared {
 
     /// The last thread out drops what nobody will take any more: whoever waits in there is told.
     fn thread_ended(&self) {
-        let mut running = lock(&self.running);
-        *running -= 1;
-        if *running == 0 {
-            self.inbox.clear();
-            self.log_queue.clear();
-            self.fetch_queue.clear();
-            self.apply_queue.clear();
+        let mut threads = lock(&self.threads);
+        threads.running -= 1;
+        if threads.running > 0 {
+            return;
         }
-        drop(running);
+        drop(threads); // Whoever is told may call back.
+        self.inbox.clear();
+        self.log_queue.clear();
+        self.fetch_queue.clear();
+        self.apply_queue.clear();
+        lock(&self.threads).ended = true;
         self.stopped.notify_all();
     }
 

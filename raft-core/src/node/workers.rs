@@ -159,11 +159,13 @@ pub(crate) struct ApplyWorker {
     machine: Box<dyn StateMachine>,
     reader: Box<dyn LogReader>,
     outcomes: Vec<Bytes>,
+    /// Who waited for entries that could not be applied. They learn why when the node has stopped.
+    orphans: Vec<(LogId, Applying)>,
 }
 
 impl ApplyWorker {
     pub(crate) fn new(machine: Box<dyn StateMachine>, reader: Box<dyn LogReader>) -> Self {
-        Self { machine, reader, outcomes: Vec::new() }
+        Self { machine, reader, outcomes: Vec::new(), orphans: Vec::new() }
     }
 
     /// Does `work`.
@@ -189,8 +191,20 @@ impl ApplyWorker {
     fn apply(&mut self, work: ApplyEntries) -> Result<Done, StopCause> {
         let ApplyEntries { first, through, entries, waiting } = work;
         let mut waiting = waiting.into_iter().peekable();
+        let result = self.apply_all(first, through, entries, &mut waiting);
+        self.orphans.extend(waiting);
+        result
+    }
+
+    fn apply_all(
+        &mut self,
+        first: Index,
+        through: Index,
+        entries: Option<Vec<Entry>>,
+        waiting: &mut Peekable<impl Iterator<Item = (LogId, Applying)>>,
+    ) -> Result<Done, StopCause> {
         if let Some(entries) = entries {
-            self.apply_run(&entries, &mut waiting)?;
+            self.apply_run(&entries, waiting)?;
             return Ok(Done::Applied(through));
         }
         let mut next = first;
@@ -202,7 +216,7 @@ impl ApplyWorker {
             let last = entries.last().map(|entry| entry.id.index);
             // A committed entry that is not there would leave a hole in the state (rule L16).
             let last = last.unwrap_or_else(|| panic!("committed entry {next} is not in the log"));
-            self.apply_run(&entries, &mut waiting)?;
+            self.apply_run(&entries, waiting)?;
             next = last.next();
         }
         Ok(Done::Applied(through))

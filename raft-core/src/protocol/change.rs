@@ -124,7 +124,14 @@ fn apply(next: &mut Membership, step: &ChangeStep) -> Result<(), Refusal> {
 fn learn_address(next: &mut Membership, id: NodeId, address: Option<&str>) -> Result<(), Refusal> {
     match address {
         Some(address) => {
-            next.peers.entry(id).or_default().address = address.to_owned();
+            let returns = !next.voters.contains(&id)
+                && !next.learners.contains(&id)
+                && !next.learners_next.contains(&id);
+            let info = next.peers.entry(id).or_default();
+            address.clone_into(&mut info.address);
+            if returns {
+                info.incarnation = None; // It may have lost its disk while it was away (rule M10).
+            }
             Ok(())
         }
         None if next.peers.contains_key(&id) => Ok(()),

@@ -138,7 +138,13 @@ impl Raft {
             // Of an earlier term. We hold everything that is committed (§5.4.3): nothing to learn.
             return self.outbox.effect(Effect::DropSnapshot(meta));
         }
-        if self.installing.is_some() || meta.last.index <= self.commit {
+        let contradicts = self.log.term_at(self.commit).is_some_and(|term| meta.last.term < term);
+        if self.installing.is_some() || (contradicts && meta.last.index > self.commit) {
+            // One is enough; its answer comes when it is installed. Saying how far we are now would
+            // only make the leader send a third. And what follows what is committed is not older.
+            return self.outbox.effect(Effect::DropSnapshot(meta));
+        }
+        if meta.last.index <= self.commit {
             let through = self.commit;
             self.outbox.effect(Effect::DropSnapshot(meta));
             return self.reply_matched(from, through);

@@ -46,6 +46,7 @@ impl Raft {
             progress,
             first: last.next(),
             heartbeat_elapsed: 0,
+            chores_elapsed: 0,
             ends: (last.next(), last.next()),
             round: 0,
             reads: Reads::default(),
@@ -84,9 +85,14 @@ impl Raft {
         let interval = self.config.heartbeat_interval.0;
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_elapsed += 1;
-        if leader.heartbeat_elapsed >= interval {
+        leader.chores_elapsed += 1;
+        if leader.chores_elapsed >= interval {
+            leader.chores_elapsed = 0;
             leader.ends = (leader.ends.1, self.log.last().index);
             self.maybe_record_incarnations();
+        }
+        let Role::Leader(leader) = &self.role else { return };
+        if leader.heartbeat_elapsed >= interval {
             self.broadcast_heartbeat();
             self.maybe_confirm_reads();
         }
@@ -247,7 +253,12 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(follower) = leader.progress.get_mut(&to) else { return };
         let before = follower.next.prev();
-        let Some(prev_term) = self.log.term_at(before) else { return };
+        let Some(prev_term) = self.log.term_at(before) else {
+            // The log was cut beyond what is on its way: start over, with a snapshot if need be.
+            let next = follower.matched.next();
+            follower.become_probe(next);
+            return self.maybe_replicate(to, Empty::Skip);
+        };
         if follower.mode == ReplicationMode::Probe {
             follower.paused = true;
         }
@@ -315,6 +326,10 @@ impl Raft {
         let Some(follower) = leader.progress.get_mut(&from) else { return };
         follower.acknowledged(through);
         match follower.mode {
+            // It has been sent a snapshot and says how far it was before. Another would not help.
+            ReplicationMode::Probe if follower.matched < base && follower.next > base.next() => {
+                return;
+            }
             ReplicationMode::Probe => follower.become_replicate(),
             // Wherever it got it from: the log reaches back far enough again (rule S5).
             ReplicationMode::Snapshot if follower.matched >= base => follower.become_replicate(),
@@ -388,21 +403,29 @@ impl Raft {
     }
 
     fn on_commit_moved(&mut self, before: Index) {
+        self.release_admitted();
         let commit = self.commit;
-        let Role::Leader(leader) = &mut self.role else { return };
-        while let Some(&(index, bytes)) = leader.uncommitted.front() {
-            if index > commit {
-                break;
-            }
-            leader.uncommitted.pop_front();
-            leader.uncommitted_bytes -= bytes;
-        }
+        let Role::Leader(leader) = &self.role else { return };
         if before < leader.first {
             self.maybe_begin_read_round(); // Now we know what is committed (rule R1).
         }
         let changed_at = self.members.at().index;
         if changed_at <= commit {
             self.on_membership_committed();
+        }
+    }
+
+    /// Proposals that are committed, and on our own disk, make room for others. Without the latter a
+    /// leader whose disk has stalled would take in more and more: the followers commit without it.
+    pub(super) fn release_admitted(&mut self) {
+        let through = self.commit.min(self.outbox.persisted());
+        let Role::Leader(leader) = &mut self.role else { return };
+        while let Some(&(index, bytes)) = leader.uncommitted.front() {
+            if index > through {
+                break;
+            }
+            leader.uncommitted.pop_front();
+            leader.uncommitted_bytes -= bytes;
         }
     }
 
@@ -464,6 +487,8 @@ impl Raft {
 
     /// Appends a configuration: it is in force from here on (§6).
     pub(super) fn append_membership(&mut self, id: LogId, membership: Membership) {
+        // Whoever comes (back) is to be met anew: it may be in another life by now (rule M10).
+        self.met.retain_members(&self.members);
         self.append(vec![Entry { id, payload: Payload::Membership(membership) }]);
         self.membership_changed();
         let last = self.log.last().index;

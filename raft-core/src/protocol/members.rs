@@ -4,11 +4,12 @@
 //! log). A configuration takes effect when it is appended, committed or not; so when its entry is
 //! truncated, the one before it is in force again. How one follows from another is in `change.rs`.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use crate::entry::Membership;
+use crate::entry::{Membership, PeerInfo};
 use crate::snapshot::SnapshotMeta;
-use crate::types::{Index, LogId};
+use crate::types::{Index, LogId, NodeId};
 
 /// The configurations in the log, in order. The first stands at or before the log's base; the last
 /// is in force, and this dereferences to it.
@@ -35,6 +36,28 @@ impl Members {
     pub(crate) fn in_force_at(&self, index: Index) -> &(LogId, Membership) {
         let after = self.history.partition_point(|(at, _)| at.index <= index);
         &self.history[after.saturating_sub(1)]
+    }
+
+    /// Whether `id` votes in the committed configuration or in any after it: whatever is not committed
+    /// may be rolled back, and until then a server outside of it may be the only one whose log is
+    /// good enough to lead (dissertation 4.2.2, rule M5).
+    pub(crate) fn may_vote(&self, id: NodeId, commit: Index) -> bool {
+        self.since_committed(commit).iter().any(|(_, membership)| membership.is_voter(id))
+    }
+
+    /// What is known of everybody in the committed configuration or in any after it: who leaves is
+    /// still to be heard until that is committed.
+    pub(crate) fn peers(&self, commit: Index) -> BTreeMap<NodeId, PeerInfo> {
+        let mut peers = BTreeMap::new();
+        for (_, membership) in self.since_committed(commit) {
+            peers.extend(membership.peers.iter().map(|(&id, info)| (id, info.clone())));
+        }
+        peers
+    }
+
+    fn since_committed(&self, commit: Index) -> &[(LogId, Membership)] {
+        let after = self.history.partition_point(|(at, _)| at.index <= commit);
+        &self.history[after.saturating_sub(1)..]
     }
 
     /// A configuration was appended.
@@ -78,7 +101,7 @@ impl Deref for Members {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{NodeId, Term};
+    use crate::types::Term;
 
     fn of(ids: &[u64]) -> Membership {
         Membership::of_voters(

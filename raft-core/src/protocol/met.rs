@@ -19,6 +19,13 @@ const MET_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Met(BTreeMap<NodeId, Incarnation>);
 
+impl Met {
+    /// Forgets who is no member.
+    pub(super) fn retain_members(&mut self, membership: &Membership) {
+        self.0.retain(|id, _| membership.contains(*id));
+    }
+}
+
 impl Raft {
     /// The transport has shaken hands with `peer`.
     pub(super) fn on_met(&mut self, peer: NodeId, incarnation: Incarnation) {

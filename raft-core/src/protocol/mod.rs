@@ -39,6 +39,7 @@ use crate::event::{Effect, Event, FollowerStatus, Refusal, RoleName, Span, Statu
 use crate::log_store::Recovered;
 use crate::message::{Campaign, Envelope, Message};
 use crate::snapshot::SnapshotMeta;
+use crate::transport::Peers;
 use crate::types::{HardState, Index, LogId, NodeId, Term};
 
 /// Terms and indices above this are refused when a peer claims them: 2^63 of anything cannot have
@@ -194,6 +195,12 @@ impl Raft {
         self.commit
     }
 
+    /// Everybody this node may have to hear: the members, and those who leave until that is
+    /// committed.
+    pub fn peers(&self) -> Peers {
+        self.members.peers(self.commit)
+    }
+
     /// The configuration in force.
     pub fn membership(&self) -> &Membership {
         &self.members
@@ -286,7 +293,10 @@ impl Raft {
             // Our own vote counts from now on (rule E2).
             Role::Candidate(_) => self.count_own_vote(),
             // Our own copy counts from now on (rule L10).
-            Role::Leader(_) => self.maybe_commit(),
+            Role::Leader(_) => {
+                self.maybe_commit();
+                self.release_admitted();
+            }
             Role::Follower(_) | Role::PreCandidate(_) => {}
         }
     }
@@ -448,9 +458,10 @@ impl Raft {
         id == self.config.id
     }
 
-    /// Whether this node may campaign: a voter whose log is not about to be replaced (rule E12).
+    /// Whether this node may campaign: a voter, as far as is settled, whose log is not about to be
+    /// replaced (rule E12).
     fn is_promotable(&self) -> bool {
-        self.members.is_voter(self.config.id) && self.installing.is_none()
+        self.members.may_vote(self.config.id, self.commit) && self.installing.is_none()
     }
 
     fn send(&mut self, to: NodeId, message: Message, vouches: Vouches) {
@@ -478,7 +489,12 @@ impl Raft {
         }
         let last = self.log.last();
         assert!(index <= last.index, "commit {index} beyond the last entry {last}");
+        let settled = (self.commit.next()..=index).contains(&self.members.at().index);
         self.commit = index;
+        if settled {
+            let membership = Membership::clone(&self.members);
+            self.outbox.effect(Effect::MembershipCommitted(membership));
+        }
         // What is being installed takes the place of all of this.
         if self.installing.is_none() {
             self.outbox.effect(Effect::Apply { through: index });
@@ -545,6 +561,7 @@ fn is_plausible(term: Term, message: &Message) -> bool {
         Message::Snapshot(meta) => {
             sane(meta.last)
                 && meta.membership_at.index <= meta.last.index
+                && meta.membership_at.term <= meta.last.term
                 && !meta.membership.voters.is_empty()
         }
         Message::PreVoteReply { .. }

@@ -48,8 +48,10 @@ pub(super) struct Leader {
     pub(super) first: Index,
     /// Ticks since the last heartbeat.
     pub(super) heartbeat_elapsed: u32,
-    /// Where the log ended at the last heartbeat but one, and at the last: whoever has the former is at
-    /// most a heartbeat behind.
+    /// Ticks since what is done once a heartbeat interval, however often reads ask for heartbeats.
+    pub(super) chores_elapsed: u32,
+    /// Where the log ended an interval ago or two, and at most one ago: whoever has the former is at
+    /// most two heartbeat intervals behind.
     pub(super) ends: (Index, Index),
     /// The latest heartbeat round.
     pub(super) round: u64,

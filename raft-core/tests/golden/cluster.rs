@@ -365,6 +365,10 @@ impl Cluster {
             Effect::MembershipChanged(membership) => {
                 self.note(&format!("{me} now uses {}", text::show_membership(&membership)));
             }
+            Effect::MembershipCommitted(membership) => {
+                let membership = text::show_membership(&membership);
+                self.note(&format!("{me} knows to be committed {membership}"));
+            }
             Effect::RoleChanged(status) => {
                 if status.role == RoleName::Leader {
                     let log = &self.replicas[&id].memory;
