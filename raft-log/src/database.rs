@@ -20,8 +20,8 @@ use crate::record::{self, Defect, State};
 
 /// The repair for a node that has forgotten what it had promised.
 pub(crate) const REJOIN: &str = "do not start this node on it again: it may have forgotten votes \
-     and acknowledged writes; move the data directory away and let the node rejoin as a new \
-     incarnation (raft member replace)";
+     and acknowledged writes; move the data directory away and let an empty one join under an id \
+     that was never used (raft serve --node-id NEW --join ...)";
 
 const ENTRIES: &str = "entries";
 const META: &str = "meta";

@@ -158,7 +158,7 @@ fn a_node_that_lost_its_disk_is_refused_under_its_old_id() {
         again.greet(&wiped).await;
         let (code, reason) = again.refusal().await;
         assert_eq!(code, INCARNATION);
-        assert!(reason.contains("raft member replace 2"), "{reason}");
+        assert!(reason.contains("--node-id NEW --join"), "{reason}");
         assert!(first.stays(Duration::from_millis(50)).await, "the true one is not disturbed");
 
         // The membership says that the other one is right after all.

@@ -153,7 +153,7 @@ fn check(hello: &PeerHello, own: Identity, expected: Expected) -> Result<(), Ref
 pub(super) fn another_life(node: NodeId) -> String {
     format!(
         "node {node} came back with a new data directory and may have forgotten what it promised; \
-         replace it under a new id: raft member replace {node}"
+         let it join under an id that was never used: raft serve --node-id NEW --join ..."
     )
 }
 
@@ -209,6 +209,6 @@ mod tests {
         assert_eq!(check(&hello, own, known(20)), Ok(()));
         let refusal = check(&hello, own, known(21)).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Incarnation);
-        assert!(refusal.detail.contains("raft member replace 2"));
+        assert!(refusal.detail.contains("--node-id NEW --join"));
     }
 }
