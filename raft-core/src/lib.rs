@@ -19,6 +19,8 @@ mod node;
 mod protocol;
 mod snapshot;
 mod state_machine;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transport;
 mod types;
 

@@ -9,11 +9,11 @@
 mod cache;
 mod compaction;
 mod handle;
-mod pump;
+pub(crate) mod pump;
 mod queue;
-mod requests;
+pub(crate) mod requests;
 mod threads;
-mod workers;
+pub(crate) mod workers;
 
 use std::time::Duration;
 
@@ -133,7 +133,10 @@ impl Node {
 /// The machine may be ahead of the log in two ways, both sound: it has installed a snapshot and the log
 /// was not told yet (rule S4), or it has applied entries that a quorum, but not yet our own disk, held.
 /// Either way what it has applied is committed: the log begins after it.
-fn reconcile(log: &mut impl LogStore, applied: &Applied) -> Result<Recovered, StartError> {
+pub(crate) fn reconcile(
+    log: &mut impl LogStore,
+    applied: &Applied,
+) -> Result<Recovered, StartError> {
     let found = log.recover()?;
     let (base, last) = (found.base.last, applied.last);
     if last.index < base.index {

@@ -157,6 +157,12 @@ impl Pump {
         self.raft.status()
     }
 
+    /// The protocol inside, for whoever checks it from outside.
+    #[cfg(feature = "testing")]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
     /// Takes everything that was waiting, in order. Proposals that follow one another are appended
     /// together: this is batching, and its measure is whatever has queued.
     pub(crate) fn run(&mut self, inputs: impl IntoIterator<Item = Input>, work: &mut Vec<Work>) {
