@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use raft_core::NodeId;
@@ -212,17 +214,19 @@ pub(crate) struct ServeArgs {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PutArgs {
-    /// The key. Not empty.
-    pub(crate) key: String,
-    /// The value.
-    #[arg(allow_negative_numbers = true)]
-    pub(crate) value: String,
+    /// The key. Not empty. Any bytes.
+    #[arg(value_parser = any_bytes())]
+    pub(crate) key: Bytes,
+    /// The value. Any bytes.
+    #[arg(allow_negative_numbers = true, value_parser = any_bytes())]
+    pub(crate) value: Bytes,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GetArgs {
     /// The key.
-    pub(crate) key: String,
+    #[arg(value_parser = any_bytes())]
+    pub(crate) key: Bytes,
     /// Take the answer of whichever node is asked, without making sure that it is the latest.
     #[arg(long)]
     pub(crate) stale: bool,
@@ -231,7 +235,8 @@ pub(crate) struct GetArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DelArgs {
     /// The key.
-    pub(crate) key: String,
+    #[arg(value_parser = any_bytes())]
+    pub(crate) key: Bytes,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -300,6 +305,11 @@ fn first_sentence(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     text.split("\n\n").next().unwrap_or_default().to_owned()
+}
+
+/// A key or a value: what was typed, be it text or not.
+fn any_bytes() -> impl TypedValueParser<Value = Bytes> {
+    OsStringValueParser::new().map(|typed| Bytes::from(typed.into_encoded_bytes()))
 }
 
 /// A span of time with its unit, as in `100ms` or `1s`.

@@ -1,9 +1,11 @@
 //! A cluster of real processes: started, killed, stopped and restarted at will.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -248,9 +250,20 @@ impl Cluster {
 
     /// Runs one client command that knows only these nodes.
     pub fn raft_at(&self, ids: &[u64], words: &[&str]) -> Ran {
+        self.client(ids, words.iter().map(OsStr::new))
+    }
+
+    /// Runs one client command whose words need not be text.
+    pub fn raft_bytes(&self, words: &[&[u8]]) -> Ran {
+        let ids: Vec<_> = self.running.keys().copied().collect();
+        self.client(&ids, words.iter().map(|word| OsStr::from_bytes(word)))
+    }
+
+    fn client<'a>(&self, ids: &[u64], words: impl Iterator<Item = &'a OsStr>) -> Ran {
         let (endpoints, tls) = (self.endpoints(ids), self.tls_dir());
         let global = ["-o", "json", "--timeout", "15s", "--endpoints", &endpoints, "--tls-dir"];
-        raft(global.iter().copied().chain([path(&tls)]).chain(words.iter().copied()))
+        let global = global.map(OsString::from).into_iter().chain([tls.into()]);
+        raft(global.chain(words.map(OsString::from)))
     }
 
     /// Starts a client that keeps its connection and knows only these nodes.

@@ -45,6 +45,18 @@ fn answers_have_the_documented_fields() {
 }
 
 #[test]
+fn keys_and_values_are_any_bytes() {
+    let cluster = Cluster::start();
+    let (key, value): (&[u8], &[u8]) = (b"\xff\xfe", b"\x80\x81");
+    assert_eq!(cluster.raft_bytes(&[b"put", key, value]).code, Some(0));
+    let got = cluster.raft_bytes(&[b"get", key]).json();
+    assert_eq!((&got["key_base64"], &got["value_base64"]), (&json!("//4="), &json!("gIE=")));
+    assert!(got.get("key").is_none() && got.get("value").is_none(), "{got}");
+    assert_eq!(cluster.raft_bytes(&[b"del", key]).json()["deleted"], 1);
+    cluster.raft_bytes(&[b"get", key]).assert_refused(1, &["no key"]);
+}
+
+#[test]
 fn a_write_reaches_every_node() {
     let cluster = Cluster::start();
     let put = cluster.raft(&["put", "k", "v"]);

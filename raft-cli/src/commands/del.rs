@@ -8,7 +8,7 @@ use crate::failure::Failure;
 use crate::output::Reply;
 
 pub(super) async fn request(session: &Session, args: &DelArgs) -> Result<Reply, Failure> {
-    let delete = session.client().delete(KeyRange::One(args.key.clone().into()));
+    let delete = session.client().delete(KeyRange::One(args.key.clone()));
     let outcome = delete.await.map_err(client_failure)?;
     Ok(Reply::Del { deleted: outcome.deleted, revision: outcome.revision.0 })
 }

@@ -205,11 +205,11 @@ fn joined(
 }
 
 async fn put(session: &Session, key: String, value: String) -> Result<u64, Failure> {
-    super::put::request(session, &PutArgs { key, value }).await.map(|_| 1)
+    super::put::request(session, &PutArgs { key: key.into(), value: value.into() }).await.map(|_| 1)
 }
 
 async fn is_lost(session: &Session, number: u64) -> Result<u64, Failure> {
-    match super::get::request(session, &GetArgs { key: key(number), stale: false }).await {
+    match super::get::request(session, &GetArgs { key: key(number).into(), stale: false }).await {
         Ok(Reply::Get(found)) => Ok(u64::from(found.value != value(number).as_bytes())),
         Ok(other) => Err(Failure::failed(format!("a get was answered by {}", other.to_json()))),
         Err(failure) if failure.kind == Kind::NotFound => Ok(1),

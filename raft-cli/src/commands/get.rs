@@ -11,7 +11,8 @@ pub(super) async fn request(session: &Session, args: &GetArgs) -> Result<Reply, 
     let level = if args.stale { ReadLevel::Stale } else { ReadLevel::Linearizable };
     let got = session.client().get(args.key.clone(), level).await.map_err(client_failure)?;
     let Some(kv) = got.kv else {
-        return Err(Failure::new(Kind::NotFound, format!("there is no key {:?}", args.key)));
+        let key = String::from_utf8_lossy(&args.key);
+        return Err(Failure::new(Kind::NotFound, format!("there is no key {key:?}")));
     };
     Ok(Reply::Get(Found {
         key: kv.key,
