@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR
 
 PROFILE := --release --workspace
 
-.PHONY: help demo build test check fmt clippy doc core setup
+.PHONY: help demo build test check fmt clippy doc core setup simulate replay shrink
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,18 @@ clippy: setup ## Lint everything; a warning is an error
 
 doc: setup ## Build the documentation; a warning is an error
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --no-deps
+
+simulate: ## Simulate clusters that break (SEEDS=2000 FIRST=1 EVENTS=20000): all cores, with a summary
+	$(CARGO) run --release --package raft-tests --bin simulate -- run \
+		--seeds $(or $(SEEDS),2000) --first $(or $(FIRST),1) --events $(or $(EVENTS),20000)
+
+replay: ## Simulate one cluster again and print what happened (SEED=1)
+	$(CARGO) run --release --package raft-tests --bin simulate -- replay $(SEED) \
+		--events $(or $(EVENTS),20000)
+
+shrink: ## Take away from a failing simulation what it does not need to fail (SEED=1)
+	$(CARGO) run --release --package raft-tests --bin simulate -- shrink $(SEED) \
+		--events $(or $(EVENTS),20000)
 
 core: ## Test the consensus core alone; needs no RocksDB
 	$(CARGO) test --release -p raft-core

@@ -169,6 +169,21 @@ impl Raft {
         self.hard.term
     }
 
+    /// What it is doing. A learner is a follower here; [`Raft::status`] tells the two apart.
+    pub fn role(&self) -> RoleName {
+        self.role.name()
+    }
+
+    /// The last entry of the log.
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// Where the configuration in force was appended.
+    pub fn membership_id(&self) -> LogId {
+        self.members.at()
+    }
+
     /// The term of the entry at `index`, if the log has it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         self.log.term_at(index)

@@ -1,0 +1,325 @@
+//! What goes wrong, and what operators do meanwhile.
+
+use std::collections::BTreeSet;
+
+use raft_core::testing::{DiskFault, MemDisk};
+use raft_core::{
+    Change, ChangeStep, Incarnation, Index, Membership, NodeId, Refusal, RequestError,
+};
+
+use super::clients::{Answer, Op, Request};
+use super::coverage::Seen;
+use super::healing::can_miss;
+use super::host::CrashPoint;
+use super::machine::SimStore;
+use super::plan::Fault;
+use super::schedule::Micros;
+use super::truth::Violation;
+use super::world::{What, World, place_of};
+
+impl World<'_> {
+    /// Lets this fault come some time, if it is planned.
+    pub(crate) fn schedule_fault(&mut self, fault: Fault) {
+        let interval = self.plan.interval(fault);
+        if interval > 0 {
+            let at = self.now + self.fault_dice.between(interval / 10, interval * 2);
+            self.schedule.put(at, What::Fault(fault));
+        }
+    }
+
+    /// A fault strikes.
+    pub(crate) fn on_fault(&mut self, fault: Fault) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
+        self.schedule_fault(fault);
+        let Some(place) = self.choose_victim() else { return Ok(()) };
+        self.struck[fault as usize] += 1;
+        self.tell(place, |_| format!("-- {fault:?}"));
+        match fault {
+            Fault::Crash => self.arm_crash(place)?,
+            Fault::Blackout => {
+                for place in 0..self.hosts.len() {
+                    self.crash(place)?;
+                }
+            }
+            Fault::Restart => {
+                let grace = u32::try_from(self.fault_dice.below(40)).expect("a few");
+                let node = self.hosts[place].node.as_mut().expect("the victim is up");
+                node.stop(grace);
+                self.poke(place)?;
+            }
+            Fault::Pause => self.pause(place),
+            Fault::Partition => self.partition(),
+            Fault::OneWay => self.deafen(place),
+            Fault::Flap => {
+                let other = self.fault_dice.place(self.hosts.len());
+                let times = u32::try_from(self.fault_dice.between(3, 20)).expect("a few");
+                self.on_flap(place, other, times);
+            }
+            Fault::DiskError => {
+                let how = self.fault_dice.pick(&[DiskFault::Refused, DiskFault::WrittenAllTheSame]);
+                let after = self.fault_dice.below(5);
+                self.hosts[place].disk.fail_after(after, how);
+            }
+            Fault::DiskFull => self.hosts[place].disk.fail_after(0, DiskFault::Full),
+            Fault::DiskStall => {
+                let timeout = Micros::from(self.plan.election_ticks) * self.hosts[place].tick;
+                self.hosts[place].stall = self.fault_dice.between(timeout / 2, timeout * 4);
+                self.seen.meet(Seen::DiskStalled);
+            }
+            Fault::MachineError => self.hosts[place].store.fail(),
+            Fault::Wipe => self.wipe(place)?,
+            Fault::Change => self.change(place)?,
+            Fault::Transfer => self.transfer(place)?,
+        }
+        Ok(())
+    }
+
+    /// Somebody who is up, and the leader more often than others.
+    fn choose_victim(&mut self) -> Option<usize> {
+        let up = |place: &usize| self.hosts[*place].node.is_some() && !self.hosts[*place].paused;
+        let places: Vec<_> = (0..self.hosts.len()).filter(up).collect();
+        let leader = places.iter().copied().find(|place| self.hosts[*place].view.leads);
+        match leader {
+            Some(leader) if self.fault_dice.chance(300_000) => Some(leader),
+            _ if places.is_empty() => None,
+            _ => Some(self.fault_dice.pick(&places)),
+        }
+    }
+
+    // Processes.
+
+    fn arm_crash(&mut self, place: usize) -> Result<(), Violation> {
+        let point = self.fault_dice.pick(&CrashPoint::ALL);
+        if point == CrashPoint::Now {
+            return self.crash(place);
+        }
+        self.hosts[place].armed = Some(point);
+        Ok(())
+    }
+
+    fn pause(&mut self, place: usize) {
+        if self.hosts[place].view.leads {
+            self.seen.meet(Seen::LeaderPaused);
+        }
+        let timeout = Micros::from(self.plan.election_ticks) * self.hosts[place].tick;
+        let at = self.now + self.fault_dice.between(timeout / 4, timeout * 5);
+        let host = &mut self.hosts[place];
+        host.paused = true;
+        self.schedule.put(at, What::Resume(place, host.life));
+    }
+
+    // Links.
+
+    fn partition(&mut self) {
+        let side: Vec<bool> = self.hosts.iter().map(|_| self.fault_dice.flip()).collect();
+        let links: Vec<_> = self.links().filter(|(from, to)| side[*from] != side[*to]).collect();
+        let (mut left, mut right) = (0, 0);
+        let leader = self.hosts.iter().filter(|host| host.view.leads);
+        let leader = leader.max_by_key(|host| host.view.term);
+        if let Some(members) = leader.and_then(|leader| leader.membership()) {
+            for voter in &members.voters {
+                if side[place_of(*voter)] { left += 1 } else { right += 1 }
+            }
+            let majority = 2 * left.max(right) > members.voters.len();
+            self.seen.meet(if majority {
+                Seen::PartitionWithMajority
+            } else {
+                Seen::PartitionWithout
+            });
+        }
+        self.cut_for_a_while(links);
+    }
+
+    /// One node is not heard, or does not hear, by some others or by all.
+    fn deafen(&mut self, place: usize) {
+        let (deaf, all) = (self.fault_dice.flip(), self.fault_dice.flip());
+        let mut links = Vec::new();
+        for other in (0..self.hosts.len()).filter(|other| *other != place) {
+            if all || self.fault_dice.flip() {
+                links.push(if deaf { (other, place) } else { (place, other) });
+            }
+        }
+        self.seen.meet(Seen::HalfDeaf);
+        self.cut_for_a_while(links);
+    }
+
+    fn cut_for_a_while(&mut self, links: Vec<(usize, usize)>) {
+        for (from, to) in &links {
+            self.network.cut(*from, *to);
+            // Half of the time the sender's transport knows.
+            if self.fault_dice.flip() {
+                let peer = self.hosts[*to].id;
+                self.hosts[*from].wire.set_reachable(peer, false);
+            }
+        }
+        let timeout = Micros::from(self.plan.election_ticks) * 10_000;
+        let at = self.now + self.fault_dice.between(timeout / 2, timeout * 8);
+        self.schedule.put(at, What::Mend(links));
+    }
+
+    pub(crate) fn mend(&mut self, from: usize, to: usize) {
+        self.network.mend(from, to);
+        let peer = self.hosts[to].id;
+        self.hosts[from].wire.set_reachable(peer, true);
+    }
+
+    pub(crate) fn on_flap(&mut self, from: usize, to: usize, times: u32) {
+        if from == to {
+            return;
+        }
+        if times.is_multiple_of(2) {
+            self.mend(from, to);
+            self.mend(to, from);
+        } else {
+            self.network.cut(from, to);
+            self.network.cut(to, from);
+        }
+        if times > 0 {
+            let at = self.now + self.fault_dice.between(5_000, 200_000);
+            self.schedule.put(at, What::Flap(from, to, times - 1));
+        }
+    }
+
+    fn links(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let hosts = self.hosts.len();
+        let pairs = (0..hosts).flat_map(move |from| (0..hosts).map(move |to| (from, to)));
+        pairs.filter(|(from, to)| from != to)
+    }
+
+    // Disks.
+
+    /// A disk is replaced by an empty one, and an operator puts a new node in its place. Only when
+    /// everybody knows in which life the old disk was: before that nobody can tell, and rule M10 is the
+    /// operator's to keep.
+    fn wipe(&mut self, place: usize) -> Result<(), Violation> {
+        let id = self.hosts[place].id;
+        let known = |members: &Membership| {
+            let info = members.peers.get(&id);
+            !members.contains(id) || info.is_some_and(|info| info.incarnation.is_some())
+        };
+        let all_know = self.hosts.iter().enumerate().all(|(other, host)| {
+            other == place
+                || host.node.as_ref().is_some_and(|node| {
+                    let raft = node.raft();
+                    known(raft.membership())
+                        && raft.membership_id().index <= raft.commit().min(raft.persisted())
+                })
+        });
+        let missed = BTreeSet::from([id]);
+        let member = self.hosts[place]
+            .membership()
+            .is_some_and(|members| members.is_voter(id) && can_miss(members, &missed));
+        if !all_know || !member || self.hosts.iter().any(|host| host.wiped) {
+            return Ok(());
+        }
+        self.crash(place)?;
+        let host = &mut self.hosts[place];
+        host.disk = MemDisk::new();
+        host.store = SimStore::default();
+        host.hard = raft_core::HardState::default();
+        host.incarnation = Incarnation(host.incarnation.0 + 1);
+        host.wiped = true;
+        self.tell(place, |_| "has lost its disk".to_owned());
+        if self.hosts.len() < 30 {
+            self.add_host(MemDisk::new());
+        }
+        Ok(())
+    }
+
+    // The operator.
+
+    fn change(&mut self, place: usize) -> Result<(), Violation> {
+        let Some(members) = self.hosts[place].membership().cloned() else { return Ok(()) };
+        let at = self.hosts[place].view.membership_at.index;
+        let mut steps = self.repair(&members);
+        if steps.is_empty() {
+            let wishes = self.fault_dice.pick(&[1, 1, 1, 2, 3]);
+            (0..wishes).for_each(|_| steps.push(self.wish(&members)));
+        }
+        let expected_at = match self.fault_dice.below(10) {
+            0 => Some(Index(at.0 + 1)),
+            1..4 => Some(at),
+            _ => None,
+        };
+        let change = Change { steps, expected_at };
+        let op = self.operator_asks(Request::Change);
+        self.tell(place, |_| format!("is asked: #{op} {change:?}"));
+        let answers = self.answers.clone();
+        let Some(node) = &mut self.hosts[place].node else { return Ok(()) };
+        node.change_membership(change, move |result| answers.put(op, Answer::Change(result)));
+        self.poke(place)
+    }
+
+    /// Takes out a node whose disk was lost, if there is one.
+    fn repair(&mut self, members: &Membership) -> Vec<ChangeStep> {
+        let lost = self.hosts.iter().find(|host| host.wiped && members.contains(host.id));
+        let Some(lost) = lost.map(|host| host.id) else { return Vec::new() };
+        let mut steps = vec![ChangeStep::Remove(lost)];
+        if self.fault_dice.flip() {
+            let newest = self.hosts[self.hosts.len() - 1].id;
+            steps.push(ChangeStep::Admit(newest, Some(format!("host-{newest}:1"))));
+        }
+        steps
+    }
+
+    fn wish(&mut self, members: &Membership) -> ChangeStep {
+        let place = self.fault_dice.place(self.hosts.len());
+        let id = self.hosts[place].id;
+        let address = Some(format!("host-{id}:1"));
+        // A node whose disk was lost must not come back under its old id (rule M10).
+        if self.hosts[place].wiped {
+            return ChangeStep::Remove(id);
+        }
+        if members.is_voter(id) && members.voters.len() > 1 {
+            match self.fault_dice.below(4) {
+                0 | 1 => ChangeStep::Remove(id),
+                2 => ChangeStep::AddLearner(id, None),
+                _ => ChangeStep::SetAddress(id, format!("elsewhere-{id}:1")),
+            }
+        } else {
+            match self.fault_dice.below(4) {
+                0 => ChangeStep::AddLearner(id, address),
+                1 => ChangeStep::AddVoter(id, address),
+                _ => ChangeStep::Admit(id, address),
+            }
+        }
+    }
+
+    fn transfer(&mut self, place: usize) -> Result<(), Violation> {
+        let leader = self.hosts.iter().position(|host| host.view.leads && host.node.is_some());
+        let place = leader.filter(|leader| !self.hosts[*leader].paused).unwrap_or(place);
+        let to = self.fault_dice.place(self.hosts.len());
+        let to: NodeId = self.hosts[to].id;
+        let op = self.operator_asks(Request::Transfer);
+        self.tell(place, |_| format!("is asked: #{op} transfer to {to:?}"));
+        let answers = self.answers.clone();
+        let Some(node) = &mut self.hosts[place].node else { return Ok(()) };
+        node.transfer(to, move |result| answers.put(op, Answer::Transfer(result)));
+        self.poke(place)
+    }
+
+    fn operator_asks(&mut self, request: Request) -> u32 {
+        let op = u32::try_from(self.ops.len()).expect("fewer than 2^32 operations");
+        let floor = self.truth.floor;
+        self.ops.push(Op { request, client: None, floor, abandoned: false, answered: false });
+        op
+    }
+
+    pub(crate) fn on_operator_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Change(Err(RequestError::Refused(Refusal::ChangePending { .. }))) => {
+                self.seen.meet(Seen::ChangeRefusedPending);
+            }
+            Answer::Change(Err(RequestError::Refused(Refusal::MembershipMoved { .. }))) => {
+                self.seen.meet(Seen::ChangeRefusedMoved);
+            }
+            Answer::Transfer(Ok(())) => self.seen.meet(Seen::Transferred),
+            Answer::Transfer(Err(RequestError::Refused(Refusal::TimedOut))) => {
+                self.seen.meet(Seen::TransferTimedOut);
+            }
+            Answer::Change(_) | Answer::Transfer(_) | Answer::Read(_) | Answer::Write(_) => {}
+        }
+    }
+}
