@@ -10,6 +10,9 @@
 //! Ongaro's dissertation is cited as "dissertation". Rule ids (E1, L4, ...) are those of
 //! docs/correctness.md.
 
+#[macro_use]
+mod mutant;
+
 mod config;
 mod entry;
 mod event;

@@ -122,11 +122,16 @@ impl Batch {
             return Err(Box::new(later));
         }
         self.seq = later.seq;
-        if later.hard.is_some() {
+        if later.hard.is_some() && !mutant!(raft_mutant = "group_commit_loses_the_vote") {
             self.hard = later.hard;
         }
         if let Some(from) = later.truncate_from {
             let keep = self.entries.partition_point(|entry| entry.id.index < from);
+            if mutant!(raft_mutant = "group_commit_forgets_truncation") {
+                self.entries.truncate(keep);
+                self.entries.extend(later.entries);
+                return Ok(());
+            }
             self.entries.truncate(keep);
             // What this batch truncated stays truncated, also where it had put new entries.
             self.truncate_from = Some(self.truncate_from.map_or(from, |earlier| earlier.min(from)));

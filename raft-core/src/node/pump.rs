@@ -273,7 +273,9 @@ impl Pump {
                     waiter.fail(RequestError::Unknown);
                 }
                 self.commit = self.commit.max(through);
-                self.dispatched = through;
+                if !mutant!(raft_mutant = "applies_what_a_snapshot_holds") {
+                    self.dispatched = through;
+                }
                 self.step(Event::SnapshotInstalled(meta), work);
                 self.on_applied(through);
             }
@@ -315,7 +317,7 @@ impl Pump {
 
     fn on_read_ready(&mut self, ticket: Ticket, index: Index) {
         let Some(Request::Read(waiter)) = self.requests.remove(&ticket) else { return };
-        if index <= self.applied {
+        if index <= self.applied || mutant!(raft_mutant = "reads_before_applied") {
             waiter.answer(Ok(index));
         } else if self.reading.len() >= self.max_waiting {
             waiter.answer(Err(RequestError::Busy)); // The state machine does not keep up.
@@ -452,10 +454,18 @@ impl Pump {
                 && expected <= span.through
                 && self.raft.term_at(expected) == Some(entry.id.term)
         };
+        let all = if mutant!(raft_mutant = "late_read_is_not_checked") {
+            entries.clone()
+        } else {
+            Vec::new()
+        };
         let good = entries.iter().map(fits).take_while(|fits| *fits).count();
         entries.truncate(good);
         if !self.raft.is_current(&span) {
             entries.clear();
+        }
+        if mutant!(raft_mutant = "late_read_is_not_checked") {
+            entries = all;
         }
         let bytes = entries.iter().map(|entry| entry.payload.len_bytes()).sum();
         self.send_append(span, entries, bytes, work);
@@ -493,7 +503,7 @@ impl Pump {
                     (None, durable.min(self.commit).min(first.plus(APPLY_ENTRIES)))
                 }
             };
-            assert!(through >= first, "committed entry {first} is neither cached nor durable");
+            invariant!(through >= first, "committed entry {first} is neither cached nor durable");
             let waiting = self.take_applying(through);
             self.dispatched = through;
             self.apply_in_flight += 1;
@@ -527,6 +537,10 @@ impl Pump {
             std::mem::take(&mut self.applying).into_iter().partition(|(key, _)| Some(key.1) == led);
         self.applying = kept;
         for (_, waiter) in lost {
+            if mutant!(raft_mutant = "unknown_is_called_void") {
+                waiter.fail(RequestError::Superseded);
+                continue;
+            }
             waiter.fail(RequestError::Unknown);
         }
     }
@@ -559,7 +573,11 @@ impl Pump {
         let pinned = self.sending.values().map(|(_, last)| last.index).min();
         let followers = self.raft.status().followers;
         let slowest = followers.iter().filter(|follower| follower.active).map(|f| f.matched).min();
-        let through = self.compaction.target(durable.min(self.applied), pinned, slowest);
+        let mut safe = durable.min(self.applied);
+        if mutant!(raft_mutant = "compacts_what_is_not_durable") {
+            safe = self.applied;
+        }
+        let through = self.compaction.target(safe, pinned, slowest);
         match self.raft.meta_at(through) {
             Some(meta) if through > self.raft.base().index => {
                 work.push(Work::Log(LogWork::Compact(meta)));

@@ -128,7 +128,10 @@ impl LogWorker {
     fn persist(&mut self, batch: Option<Batch>, done: &mut Vec<Done>) -> Result<(), StopCause> {
         let Some(batch) = batch else { return Ok(()) };
         // A write that failed is never tried again, and nothing is acknowledged after it (rule L14).
-        self.store.persist(&batch).map_err(StopCause::log)?;
+        let result = self.store.persist(&batch).map_err(StopCause::log);
+        if !mutant!(raft_mutant = "goes_on_after_a_failed_write") {
+            result?;
+        }
         done.push(Done::Persisted(batch.seq));
         Ok(())
     }
@@ -182,7 +185,7 @@ impl ApplyWorker {
             ApplyWork::Restore(reader) => {
                 let meta = reader.meta().clone();
                 let applied = self.machine.restore(reader).map_err(StopCause::machine)?;
-                assert_eq!(applied.last, meta.last, "the state machine restored something else");
+                invariant!(applied.last == meta.last, "the state machine restored something else");
                 Ok(Done::Restored(meta))
             }
         }
@@ -218,6 +221,9 @@ impl ApplyWorker {
             let last = last.unwrap_or_else(|| panic!("committed entry {next} is not in the log"));
             self.apply_run(&entries, waiting)?;
             next = last.next();
+            if mutant!(raft_mutant = "page_skips_an_entry") && last < through {
+                next = next.next();
+            }
         }
         Ok(Done::Applied(through))
     }
@@ -230,12 +236,12 @@ impl ApplyWorker {
     ) -> Result<(), StopCause> {
         self.outcomes.clear();
         self.machine.apply(entries, &mut self.outcomes).map_err(StopCause::machine)?;
-        assert_eq!(self.outcomes.len(), entries.len(), "one outcome an entry, no more, no less");
+        invariant!(self.outcomes.len() == entries.len(), "one outcome an entry, no more, no less");
         for (entry, outcome) in entries.iter().zip(self.outcomes.drain(..)) {
             let mut outcome = Some(outcome);
             while let Some((id, waiter)) = waiting.next_if(|(id, _)| id.index <= entry.id.index) {
                 // Only the very entry counts: the same index may hold another leader's (rule C4).
-                if id != entry.id {
+                if id != entry.id && !mutant!(raft_mutant = "answers_by_index_alone") {
                     waiter.fail(RequestError::Superseded);
                     continue;
                 }

@@ -55,10 +55,15 @@ impl Raft {
     /// Campaigns in a new term (§5.2). The requests leave, and our own vote counts, once that term is
     /// on disk: otherwise a crash could make us campaign twice in one term (rule E2).
     pub(super) fn become_candidate(&mut self, campaign: Campaign) {
-        assert!(!matches!(self.role, Role::Leader(_)), "a leader cannot campaign");
+        invariant!(!matches!(self.role, Role::Leader(_)), "a leader cannot campaign");
         self.forget_forwarded_reads();
         self.set_hard(HardState { term: self.hard.term.next(), vote: Some(self.config.id) });
         self.role = Role::Candidate(Campaigning { votes: BTreeMap::new() });
+        if mutant!(raft_mutant = "counts_own_vote_at_once") {
+            let votes = BTreeMap::from([(self.config.id, true)]);
+            self.role = Role::Candidate(Campaigning { votes });
+            self.count_votes();
+        }
         self.reset_election_timer();
         let ask = Message::Vote { last: self.log.last(), campaign };
         self.ask_voters(&ask);
@@ -84,8 +89,17 @@ impl Raft {
     /// "May I lead?" Granted once per term, to a candidate whose log is at least as up-to-date as ours
     /// (§5.4.1, rule E3), and again to the same one if the answer was lost.
     pub(super) fn on_vote(&mut self, from: NodeId, last: LogId) {
-        let free = self.hard.vote.is_none_or(|vote| vote == from);
-        let grant = free && self.leader().is_none() && last >= self.log.last();
+        let free =
+            self.hard.vote.is_none_or(|vote| vote == from) || mutant!(raft_mutant = "votes_twice");
+        let good = match () {
+            () if mutant!(raft_mutant = "votes_without_comparing_logs") => true,
+            () if mutant!(raft_mutant = "compares_length_only") => {
+                last.index >= self.log.last().index
+            }
+            () if mutant!(raft_mutant = "votes_only_for_better_logs") => last > self.log.last(),
+            () => last >= self.log.last(),
+        };
+        let grant = free && self.leader().is_none() && good;
         if grant {
             if self.hard.vote.is_none() {
                 self.set_hard(HardState { term: self.hard.term, vote: Some(from) });
@@ -106,6 +120,9 @@ impl Raft {
     /// (rule E10).
     pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: Term, outcome: VoteOutcome) {
         let next = self.hard.term.next();
+        if mutant!(raft_mutant = "counts_pre_votes_as_votes") {
+            self.on_vote_reply(from, outcome);
+        }
         let Role::PreCandidate(campaigning) = &mut self.role else { return };
         if term == next {
             campaigning.votes.entry(from).or_insert(outcome == VoteOutcome::Granted);
@@ -145,7 +162,19 @@ impl Raft {
     /// Only voters of the configuration in force are counted, whoever answers (rules M3, M6).
     fn count_votes(&mut self) {
         let Role::Candidate(campaigning) = &self.role else { return };
-        match quorum::vote(&self.members, |id| campaigning.votes.get(&id).copied()) {
+        let answer = |id: NodeId| campaigning.votes.get(&id).copied();
+        let mut result = quorum::vote(&self.members, answer);
+        if mutant!(raft_mutant = "joint_vote_asks_one_half") {
+            result = quorum::majority_vote(&self.members.voters, answer);
+        }
+        let granted = campaigning.votes.values().filter(|granted| **granted).count();
+        if (mutant!(raft_mutant = "counts_votes_of_strangers")
+            && granted > self.members.voters.len() / 2)
+            || (mutant!(raft_mutant = "sole_voter_shortcut") && self.members.voters.len() == 1)
+        {
+            result = VoteResult::Won;
+        }
+        match result {
             VoteResult::Won => self.become_leader(),
             // A quorum has refused: nobody may win this term. Wait for the next.
             VoteResult::Lost => self.become_follower(self.hard.term, None, None),

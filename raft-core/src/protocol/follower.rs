@@ -25,9 +25,11 @@ impl Raft {
     /// (rule E5).
     pub(super) fn follow(&mut self, leader: NodeId) {
         match &self.role {
-            Role::Leader(_) => panic!(
+            Role::Leader(_) => invariant!(
+                false,
                 "two leaders in term {}: {:?} and {leader:?}; votes were lost or forged",
-                self.hard.term, self.config.id
+                self.hard.term,
+                self.config.id
             ),
             Role::Follower(follower) if follower.leader == Some(leader) => {
                 self.reset_election_timer();
@@ -55,16 +57,31 @@ impl Raft {
             let through = self.commit;
             return self.reply_matched(from, through);
         }
-        if !self.log.has(prev) {
+        let checks = !mutant!(raft_mutant = "appends_without_agreement")
+            || prev.index > self.log.last().index;
+        if !self.log.has(prev) && checks {
+            if mutant!(raft_mutant = "conflict_truncates_to_commit")
+                && prev.index <= self.log.last().index
+            {
+                self.log.truncate(self.commit.next());
+                self.outbox.truncate(self.commit.next());
+                self.members.truncate(self.commit.next());
+            }
             let hint = self.log.conflict_hint(prev);
             let outcome = AppendOutcome::Rejected { prev, hint };
             return self.send(from, Message::AppendReply(outcome), Vouches::Term);
         }
 
         // Everything up to here is verified by this message, and nothing beyond it (rule L4).
-        let through = entries.last().map_or(prev.index, |entry| entry.id.index);
+        let mut through = entries.last().map_or(prev.index, |entry| entry.id.index);
         self.accept(entries);
+        if mutant!(raft_mutant = "commits_own_last_entry") {
+            self.commit_to(commit.min(self.log.last().index));
+        }
         self.commit_to(commit.min(through));
+        if mutant!(raft_mutant = "acknowledges_own_last_entry") {
+            through = self.log.last().index;
+        }
         self.reply_matched(from, through);
     }
 
@@ -73,14 +90,21 @@ impl Raft {
     /// Only a real conflict truncates: the message may be old or shorter than the log, and what follows
     /// an agreeing entry may have been acknowledged (rule L3).
     fn accept(&mut self, entries: Vec<Entry>) {
-        let known = entries.iter().take_while(|entry| self.log.has(entry.id)).count();
+        let has = |id: LogId| match () {
+            () if mutant!(raft_mutant = "every_append_truncates") => false,
+            () if mutant!(raft_mutant = "conflict_is_not_truncated") => {
+                id.index <= self.log.last().index
+            }
+            () => self.log.has(id),
+        };
+        let known = entries.iter().take_while(|entry| has(entry.id)).count();
         let mut new = entries;
         new.drain(..known);
         let Some(first) = new.first().map(|entry| entry.id) else { return };
 
         let mut membership_changed = false;
         if first.index <= self.log.last().index {
-            assert!(
+            invariant!(
                 first.index > self.commit,
                 "a leader of term {} overwrites committed entry {} with {first}; commit is {}",
                 self.hard.term,
@@ -89,7 +113,9 @@ impl Raft {
             );
             self.log.truncate(first.index);
             self.outbox.truncate(first.index);
-            membership_changed = self.members.truncate(first.index);
+            if !mutant!(raft_mutant = "membership_is_not_rolled_back") {
+                membership_changed = self.members.truncate(first.index);
+            }
         }
         membership_changed |= self.append(new);
         if membership_changed {
@@ -144,12 +170,12 @@ impl Raft {
             // only make the leader send a third. And what follows what is committed is not older.
             return self.outbox.effect(Effect::DropSnapshot(meta));
         }
-        if meta.last.index <= self.commit {
+        if meta.last.index <= self.commit && !mutant!(raft_mutant = "installs_old_snapshots") {
             let through = self.commit;
             self.outbox.effect(Effect::DropSnapshot(meta));
             return self.reply_matched(from, through);
         }
-        if self.log.has(meta.last) {
+        if self.log.has(meta.last) && !mutant!(raft_mutant = "matching_snapshot_drops_tail") {
             // We have its last entry, so all before it is the same, and what follows stays (rule S1).
             let through = meta.last.index;
             self.commit_to(through);
@@ -167,8 +193,11 @@ impl Raft {
             return self.drop_message();
         }
         self.log.reset(meta.last);
-        self.members.reset(meta);
-        self.outbox.install(Installed { meta: meta.clone(), keep_tail: false });
+        if !mutant!(raft_mutant = "snapshot_keeps_old_membership") {
+            self.members.reset(meta);
+        }
+        let keep_tail = mutant!(raft_mutant = "conflicting_snapshot_keeps_tail");
+        self.outbox.install(Installed { meta: meta.clone(), keep_tail });
         self.commit = meta.last.index;
         self.applied = meta.last.index;
         self.membership_changed();

@@ -37,45 +37,44 @@ impl Raft {
         };
 
         // Terms only rise, and within one a vote stands (rules E1, B5).
-        assert!(
+        invariant!(
             self.hard.term >= before.hard.term,
             "the term fell from {:?}: {}",
             before.hard,
             facts()
         );
         if self.hard.term == before.hard.term && before.hard.vote.is_some() {
-            assert_eq!(self.hard.vote, before.hard.vote, "the vote changed: {}", facts());
+            invariant!(self.hard.vote == before.hard.vote, "the vote changed: {}", facts());
         }
         // The log's last term is never beyond our own.
-        assert!(log.last().term <= self.hard.term, "the log is ahead of the term: {}", facts());
+        invariant!(log.last().term <= self.hard.term, "the log is ahead of the term: {}", facts());
 
         // What is committed stays committed, and is in the log or in the snapshot before it.
-        assert!(self.commit >= before.commit, "commit fell from {}: {}", before.commit, facts());
-        assert!(self.commit <= log.last().index, "commit beyond the log: {}", facts());
-        assert!(self.applied <= self.commit, "applied beyond commit: {}", facts());
-        assert!(log.base() >= before.base, "the base fell from {}: {}", before.base, facts());
-        assert!(log.base().index <= self.commit, "the base is not committed: {}", facts());
-        assert!(
+        invariant!(self.commit >= before.commit, "commit fell from {}: {}", before.commit, facts());
+        invariant!(self.commit <= log.last().index, "commit beyond the log: {}", facts());
+        invariant!(self.applied <= self.commit, "applied beyond commit: {}", facts());
+        invariant!(log.base() >= before.base, "the base fell from {}: {}", before.base, facts());
+        invariant!(log.base().index <= self.commit, "the base is not committed: {}", facts());
+        invariant!(
             self.outbox.persisted() <= log.last().index,
             "persisted beyond the log: {}",
             facts()
         );
-        assert!(
+        invariant!(
             self.outbox.newest_withheld_term().is_none_or(|term| term <= self.hard.term),
             "a withheld message is of a later term: {}",
             facts()
         );
 
         if let Role::Leader(leader) = &self.role {
-            assert_eq!(
-                self.hard.vote,
-                Some(self.config.id),
+            invariant!(
+                self.hard.vote == Some(self.config.id),
                 "a leader voted for another: {}",
                 facts()
             );
             for (id, progress) in &leader.progress {
-                assert!(progress.next > progress.matched, "next of {id:?} fell: {}", facts());
-                assert!(progress.matched <= log.last().index, "{id:?} is ahead: {}", facts());
+                invariant!(progress.next > progress.matched, "next of {id:?} fell: {}", facts());
+                invariant!(progress.matched <= log.last().index, "{id:?} is ahead: {}", facts());
             }
         }
         self.before = Before { hard: self.hard, commit: self.commit, base: log.base() };

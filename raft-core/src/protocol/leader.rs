@@ -37,8 +37,8 @@ impl Raft {
 
     /// A quorum has voted for us (§5.2).
     pub(super) fn become_leader(&mut self) {
-        assert!(matches!(self.role, Role::Candidate(_)), "only a candidate can be elected");
-        assert!(self.outbox.is_term_durable(), "elected in a term that is not durable");
+        invariant!(matches!(self.role, Role::Candidate(_)), "only a candidate can be elected");
+        invariant!(self.outbox.is_term_durable(), "elected in a term that is not durable");
         let last = self.log.last().index;
         let others = self.members.members().into_iter().filter(|id| *id != self.config.id);
         let progress = others.map(|id| (id, Progress::new(last.next(), true))).collect();
@@ -57,7 +57,9 @@ impl Raft {
         self.reset_election_timer();
         // Entries of older terms commit only together with one of ours (§5.4.2, rules L1, L2).
         let id = self.next_id();
-        self.append(vec![Entry { id, payload: Payload::Empty }]);
+        if !mutant!(raft_mutant = "no_empty_entry") {
+            self.append(vec![Entry { id, payload: Payload::Empty }]);
+        }
         self.replicate_to_all();
         self.maybe_commit();
     }
@@ -66,7 +68,15 @@ impl Raft {
     pub(super) fn abandon_leadership(&mut self, cause: Option<NodeId>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let transfer = leader.transfer.take();
-        let readers = leader.reads.abandon();
+        let mut readers = leader.reads.abandon();
+        if mutant!(raft_mutant = "serves_reads_of_a_lost_leadership") {
+            let index = self.commit;
+            for reader in readers.drain(..) {
+                if let super::reads::Reader::Local(ticket) = reader {
+                    self.outbox.effect(Effect::ReadReady { ticket, index });
+                }
+            }
+        }
         if let Some(transfer) = transfer {
             self.end_transfer(transfer, cause);
         }
@@ -77,7 +87,10 @@ impl Raft {
         self.tick_transfer();
         if self.election_elapsed >= self.config.election_timeout.0 {
             self.election_elapsed = 0;
-            if self.config.check_quorum && !self.has_quorum() {
+            if self.config.check_quorum
+                && !self.has_quorum()
+                && !mutant!(raft_mutant = "never_steps_down")
+            {
                 // Nobody hears us, or we hear nobody. There may be another leader (rule E13).
                 return self.become_follower(self.hard.term, None, None);
             }
@@ -120,12 +133,18 @@ impl Raft {
         leader.heartbeat_elapsed = 0;
         leader.round += 1;
         let round = leader.round;
-        if commit >= leader.first {
-            leader.reads.begin_round(round, commit);
+        if commit >= leader.first || mutant!(raft_mutant = "reads_before_own_commit") {
+            let joins = u64::from(mutant!(raft_mutant = "read_joins_an_older_round"));
+            leader.reads.begin_round(round.saturating_sub(joins), commit);
         }
         // A follower may hold less than what is committed, or something else there (rule L5).
         let known: Vec<_> =
             leader.progress.iter().map(|(&id, p)| (id, p.matched.min(commit))).collect();
+        let known = if mutant!(raft_mutant = "heartbeat_carries_full_commit") {
+            known.into_iter().map(|(id, _)| (id, commit)).collect()
+        } else {
+            known
+        };
         for (id, commit) in known {
             self.send(id, Message::Heartbeat { commit, round }, Vouches::Term);
         }
@@ -141,13 +160,17 @@ impl Raft {
         }
         follower.active = true;
         follower.round = follower.round.max(round);
-        follower.paused = false;
+        follower.paused &= mutant!(raft_mutant = "paused_for_ever");
         let full = follower.is_window_full(&self.config);
         match follower.mode {
             // It lacks something, or it is not known what. If entries were lost on the way, only an
             // empty append finds out, however full the window is (rule L8).
             ReplicationMode::Probe => self.maybe_replicate(from, Empty::Send),
-            ReplicationMode::Replicate if full => self.send_empty(from),
+            ReplicationMode::Replicate if full => {
+                if !mutant!(raft_mutant = "full_window_sends_nothing") {
+                    self.send_empty(from);
+                }
+            }
             ReplicationMode::Replicate if follower.matched < last => {
                 self.maybe_replicate(from, Empty::Send);
             }
@@ -350,6 +373,9 @@ impl Raft {
         let Some(follower) = leader.progress.get_mut(&from) else { return };
         let next = match follower.mode {
             ReplicationMode::Replicate if prev.index > follower.matched => follower.matched.next(),
+            ReplicationMode::Probe if mutant!(raft_mutant = "conflict_search_stalls") => {
+                follower.next
+            }
             ReplicationMode::Probe if prev.index == follower.next.prev() => {
                 // Strictly before the last guess, so the search ends (rule L9).
                 guess.next().min(prev.index)
@@ -366,7 +392,10 @@ impl Raft {
     pub(super) fn on_snapshot_sent(&mut self, to: NodeId, last: LogId, outcome: SnapshotOutcome) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(follower) = leader.progress.get_mut(&to) else { return };
-        if follower.mode != ReplicationMode::Snapshot {
+        if follower.mode != ReplicationMode::Snapshot
+            || (mutant!(raft_mutant = "failed_snapshot_is_not_noticed")
+                && outcome == SnapshotOutcome::Failed)
+        {
             return; // It has caught up some other way, or leadership came back in between.
         }
         let next = match outcome {
@@ -386,20 +415,46 @@ impl Raft {
     /// why a new leader appends an empty entry at once (rules L1, L2).
     pub(super) fn maybe_commit(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
-        let (me, own) = (self.config.id, self.outbox.persisted());
+        let (me, mut own) = (self.config.id, self.outbox.persisted());
+        if mutant!(raft_mutant = "leader_counts_unsynced_entries") {
+            own = self.log.last().index;
+        }
         let quorum = quorum::committed(&self.members, |id| {
             let own = (id == me).then_some(own);
             own.or_else(|| leader.progress.get(&id).map(|p| p.matched))
         });
+        let quorum = self.mutated_quorum(quorum, own);
         if quorum <= self.commit {
             return; // Nothing new. Acknowledgements may be old or repeated.
         }
-        if self.log.term_at(quorum) != Some(self.hard.term) {
+        if self.log.term_at(quorum) != Some(self.hard.term)
+            && !mutant!(raft_mutant = "commits_older_terms_by_counting")
+        {
             return; // Figure 8.
         }
         let before = self.commit;
         self.commit_to(quorum);
         self.on_commit_moved(before);
+    }
+
+    /// What is counted for the commit index where a fault is built in; `counted` everywhere else.
+    fn mutated_quorum(&self, counted: Index, own: Index) -> Index {
+        let Role::Leader(leader) = &self.role else { return counted };
+        let mut voters = self.members.voters.clone();
+        match () {
+            () if mutant!(raft_mutant = "joint_commit_asks_one_half") => {}
+            () if mutant!(raft_mutant = "learners_count") => {
+                voters.extend(&self.members.learners);
+            }
+            () if mutant!(raft_mutant = "removed_leader_counts_itself") => {
+                voters.insert(self.config.id);
+            }
+            () => return counted,
+        }
+        quorum::majority_committed(&voters, |id| {
+            let own = (id == self.config.id).then_some(own);
+            own.or_else(|| leader.progress.get(&id).map(|p| p.matched))
+        })
     }
 
     fn on_commit_moved(&mut self, before: Index) {
@@ -421,7 +476,7 @@ impl Raft {
         let through = self.commit.min(self.outbox.persisted());
         let Role::Leader(leader) = &mut self.role else { return };
         while let Some(&(index, bytes)) = leader.uncommitted.front() {
-            if index > through {
+            if index > through || mutant!(raft_mutant = "room_is_never_released") {
                 break;
             }
             leader.uncommitted.pop_front();
@@ -448,11 +503,12 @@ impl Raft {
         if let Some(transfer) = &leader.transfer {
             return Err(Refusal::Transferring { to: transfer.to });
         }
-        if self.commit < leader.first {
+        if self.commit < leader.first && !mutant!(raft_mutant = "change_before_own_commit") {
             return Err(Refusal::NotReady); // Rule M2: two changes of two leaders could part ways.
         }
         let found = self.members.at().index;
-        if found > self.commit || self.members.is_joint() {
+        let pending = found > self.commit && !mutant!(raft_mutant = "two_changes_at_once");
+        if pending || self.members.is_joint() {
             return Err(Refusal::ChangePending { since: found }); // Rule M1.
         }
         match change.expected_at {
@@ -512,7 +568,9 @@ impl Raft {
     fn on_membership_committed(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         if self.members.is_joint() {
-            if self.members.auto_leave && self.commit >= leader.first {
+            let stays = mutant!(raft_mutant = "successor_stays_joint")
+                && self.members.at().term != self.hard.term;
+            if self.members.auto_leave && self.commit >= leader.first && !stays {
                 let id = self.next_id();
                 let membership = change::leave_joint(&self.members);
                 self.append_membership(id, membership);

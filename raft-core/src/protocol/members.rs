@@ -62,7 +62,7 @@ impl Members {
 
     /// A configuration was appended.
     pub(crate) fn append(&mut self, at: LogId, membership: Membership) {
-        assert!(at.index > self.at().index, "configuration {at} after {}", self.at());
+        invariant!(at.index > self.at().index, "configuration {at} after {}", self.at());
         self.history.push((at, membership));
     }
 

@@ -86,12 +86,17 @@ impl Raft {
     ///
     /// If what was found contradicts itself: `applied` outside the log, or a term below the log's.
     pub fn new(config: Config, found: Recovered, applied: Index, seed: u64) -> Self {
-        assert!(applied >= found.base.last.index, "the log begins after what was applied");
-        assert!(applied <= found.last, "the log ends before what was applied");
+        invariant!(applied >= found.base.last.index, "the log begins after what was applied");
+        invariant!(applied <= found.last, "the log ends before what was applied");
+        let mut found = found;
+        if mutant!(raft_mutant = "forgets_vote_at_restart") {
+            found.hard.vote = None; // E1
+        }
         let log = LogShape::new(found.base.last, found.runs, found.last);
-        assert!(log.last().term <= found.hard.term, "the log is ahead of the term");
+        invariant!(log.last().term <= found.hard.term, "the log is ahead of the term");
         let mut rng = Pcg32::seed_from_u64(seed);
-        let forwarded = Forwarded::new(rng.next_u64());
+        let start = if mutant!(raft_mutant = "reuses_read_numbers") { 0 } else { rng.next_u64() };
+        let forwarded = Forwarded::new(start);
         let mut raft = Self {
             hard: found.hard,
             members: Members::new(&found.base, found.memberships),
@@ -380,6 +385,19 @@ impl Raft {
     /// each other for ever. Replies are not answered, so this ends.
     fn on_stale(&mut self, from: NodeId, message: Message) {
         use crate::message::VoteOutcome::Refused;
+        if mutant!(raft_mutant = "counts_votes_of_older_terms")
+            && let Message::VoteReply(outcome) = message
+        {
+            return self.on_vote_reply(from, outcome);
+        }
+        if mutant!(raft_mutant = "accepts_appends_of_older_terms")
+            && let Message::Append { prev, entries, commit } = message
+        {
+            return match &self.role {
+                Role::Follower(_) => self.on_append(from, prev, entries, commit),
+                Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {}
+            };
+        }
         let reply = match message {
             Message::PreVote { term, .. } => Message::PreVoteReply { term, outcome: Refused },
             Message::Vote { .. } => Message::VoteReply(Refused),
@@ -429,12 +447,27 @@ impl Raft {
     /// election timer starts anew only if there is a leader to wait for: a candidate that cannot
     /// win must not keep those that can from campaigning, however high its term (rule E4).
     fn become_follower(&mut self, term: Term, leader: Option<NodeId>, cause: Option<NodeId>) {
-        assert!(term >= self.hard.term, "cannot follow in term {term}, is in {}", self.hard.term);
+        invariant!(
+            term >= self.hard.term,
+            "cannot follow in term {term}, is in {}",
+            self.hard.term
+        );
         let was_leader = matches!(self.role, Role::Leader(_));
         if was_leader {
             self.abandon_leadership(cause);
         }
+        if was_leader && mutant!(raft_mutant = "deposed_leader_rolls_back") {
+            self.log.truncate(self.commit.next());
+            self.outbox.truncate(self.commit.next());
+            self.members.truncate(self.commit.next());
+        }
         if term > self.hard.term {
+            self.set_hard(HardState { term, vote: None });
+            if was_leader && mutant!(raft_mutant = "deposed_leader_appends_again") {
+                let id = self.next_id();
+                self.append(vec![crate::entry::Entry { id, payload: crate::Payload::Empty }]);
+            }
+        } else if mutant!(raft_mutant = "stepping_down_clears_vote") {
             self.set_hard(HardState { term, vote: None });
         }
         self.forget_forwarded_reads();
@@ -476,7 +509,11 @@ impl Raft {
     /// Whether this node may campaign: a voter, as far as is settled, whose log is not about to be
     /// replaced (rule E12).
     fn is_promotable(&self) -> bool {
-        self.members.may_vote(self.config.id, self.commit) && self.installing.is_none()
+        if mutant!(raft_mutant = "learner_campaigns") && self.members.contains(self.config.id) {
+            return true;
+        }
+        self.members.may_vote(self.config.id, self.commit)
+            && (self.installing.is_none() || mutant!(raft_mutant = "campaigns_while_installing"))
     }
 
     fn send(&mut self, to: NodeId, message: Message, vouches: Vouches) {
@@ -499,11 +536,11 @@ impl Raft {
     /// Raises the commit index; nothing is ever taken back (rule B16). The state machine may go on
     /// at once: what a quorum has is safe, also while our own disk is still busy.
     fn commit_to(&mut self, index: Index) {
-        if index <= self.commit {
+        if index <= self.commit && !mutant!(raft_mutant = "commit_set_not_raised") {
             return;
         }
         let last = self.log.last();
-        assert!(index <= last.index, "commit {index} beyond the last entry {last}");
+        invariant!(index <= last.index, "commit {index} beyond the last entry {last}");
         let settled = (self.commit.next()..=index).contains(&self.members.at().index);
         self.commit = index;
         if settled {

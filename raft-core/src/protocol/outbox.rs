@@ -87,7 +87,9 @@ impl Outbox {
         self.batch.hard = Some(hard);
         // A message of an older term says nothing that anybody needs; in particular an
         // acknowledgement must not outlive the term in which it was meant (rule L12).
-        self.withheld.retain(|(_, envelope)| envelope.term >= hard.term);
+        if !mutant!(raft_mutant = "acknowledgement_outlives_its_term") {
+            self.withheld.retain(|(_, envelope)| envelope.term >= hard.term);
+        }
     }
 
     /// Entries were appended at the end of the log.
@@ -98,9 +100,12 @@ impl Outbox {
     /// The entries from `from` on are void. What is being written of them does not become durable
     /// in our eyes, even when the disk reports it (rule L12).
     pub(crate) fn truncate(&mut self, from: Index) {
-        assert!(self.batch.entries.is_empty(), "truncation after entries within one step");
+        invariant!(self.batch.entries.is_empty(), "truncation after entries within one step");
         self.batch.truncate_from = Some(self.batch.truncate_from.map_or(from, |at| at.min(from)));
         self.persisted = self.persisted.min(from.prev());
+        if mutant!(raft_mutant = "overwritten_write_counts") {
+            return;
+        }
         for (_, last) in &mut self.writing {
             *last = (*last).min(from.prev());
         }
@@ -127,7 +132,21 @@ impl Outbox {
             // The batch of this step will get the next number.
             Vouches::Term | Vouches::Entries => self.seq + 1,
         };
-        if after <= self.persisted_seq {
+        let early = match &envelope.message {
+            Message::VoteReply(_) => mutant!(raft_mutant = "votes_before_fsync"),
+            Message::Vote { .. } => mutant!(raft_mutant = "campaigns_before_fsync"),
+            Message::AppendReply(_) => mutant!(raft_mutant = "acknowledges_before_fsync"),
+            Message::PreVote { .. }
+            | Message::PreVoteReply { .. }
+            | Message::Append { .. }
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatReply { .. }
+            | Message::Snapshot(_)
+            | Message::TimeoutNow
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => false,
+        };
+        if after <= self.persisted_seq || early {
             self.ready.push(Effect::Send(envelope));
             return;
         }
@@ -148,6 +167,14 @@ impl Outbox {
             self.seq += 1;
             let mut batch = std::mem::take(&mut self.batch);
             batch.seq = self.seq;
+            if mutant!(raft_mutant = "writes_term_and_vote_apart")
+                && let Some(hard) = batch.hard
+            {
+                // What waits for this write leaves after its first half.
+                let first = Some(HardState { vote: None, ..hard });
+                effects.push(Effect::Persist(Batch { hard: first, ..batch.clone() }));
+                batch = Batch { hard: Some(hard), ..Batch::default() };
+            }
             if batch.hard.is_some() {
                 self.hard_seq = self.seq;
             }

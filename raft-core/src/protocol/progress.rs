@@ -83,10 +83,14 @@ impl Progress {
     /// The follower has everything up to `through` on its disk. Acknowledgements may be old or
     /// repeated, so nothing falls (rule L7).
     pub(crate) fn acknowledged(&mut self, through: Index) {
+        if mutant!(raft_mutant = "late_acknowledgement_lowers_match") {
+            self.matched = through;
+            self.next = self.next.min(through.next());
+        }
         self.matched = self.matched.max(through);
         self.next = self.next.max(self.matched.next());
         while let Some(&(index, bytes)) = self.window.front() {
-            if index > through {
+            if index > through || mutant!(raft_mutant = "window_never_empties") {
                 break;
             }
             self.window.pop_front();

@@ -44,6 +44,9 @@ pub fn majority_committed(
     }
     known.sort_unstable();
     // In ascending order a majority has at least the value that a minority is below.
+    if mutant!(raft_mutant = "half_is_a_quorum_to_commit") {
+        return known[known.len() / 2];
+    }
     known[(known.len() - 1) / 2]
 }
 
@@ -52,7 +55,8 @@ pub fn majority_vote(
     voters: &BTreeSet<NodeId>,
     answer: impl Fn(NodeId) -> Option<bool>,
 ) -> VoteResult {
-    let majority = voters.len() / 2 + 1;
+    let half = mutant!(raft_mutant = "half_is_a_quorum_to_elect");
+    let majority = voters.len() / 2 + usize::from(!half || voters.len() < 2);
     let (mut granted, mut open) = (0, 0);
     for &id in voters {
         match answer(id) {

@@ -107,6 +107,10 @@ impl Raft {
         if let Role::Leader(_) = &self.role {
             return self.lead_read(Reader::Local(ticket));
         }
+        if mutant!(raft_mutant = "follower_reads_by_its_own_commit") {
+            let index = self.commit;
+            return self.outbox.effect(Effect::ReadReady { ticket, index });
+        }
         let Some(leader) = self.role.known_leader() else {
             let why = self.not_leader();
             return self.refuse(ticket, why);
@@ -184,6 +188,16 @@ impl Raft {
             let own = (id == me).then_some(current);
             own.or_else(|| leader.progress.get(&id).map(|p| p.round)).map(Index)
         });
+        let mut answered = answered;
+        if mutant!(raft_mutant = "joint_read_asks_one_half") {
+            answered = quorum::majority_committed(&self.members.voters, |id| {
+                let own = (id == me).then_some(current);
+                own.or_else(|| leader.progress.get(&id).map(|p| p.round)).map(Index)
+            });
+        }
+        if mutant!(raft_mutant = "reads_without_a_round") {
+            answered = Index(current);
+        }
         let confirmed = leader.reads.confirmed(answered.0.min(current));
         if confirmed.is_empty() {
             return;

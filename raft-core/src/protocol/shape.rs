@@ -26,15 +26,18 @@ impl LogShape {
     /// If they are not in order, or leave a hole after the base: the log store handed over something
     /// that it cannot have been given (rule L16).
     pub(crate) fn new(base: LogId, runs: Vec<(Term, Index)>, last: Index) -> Self {
-        assert!(last >= base.index, "the log ends at {last}, before its base {base}");
-        assert_eq!(runs.is_empty(), last == base.index, "entries and runs differ: {runs:?} {last}");
+        invariant!(last >= base.index, "the log ends at {last}, before its base {base}");
+        invariant!(
+            runs.is_empty() == (last == base.index),
+            "entries and runs differ: {runs:?} {last}"
+        );
         if let Some(&(term, first)) = runs.first() {
-            assert_eq!(first, base.index.next(), "a hole between base {base} and first entry");
-            assert!(term >= base.term, "terms fall after base {base}: {runs:?}");
+            invariant!(first == base.index.next(), "a hole between base {base} and first entry");
+            invariant!(term >= base.term, "terms fall after base {base}: {runs:?}");
         }
         let ascending = runs.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1);
-        assert!(ascending, "runs of terms out of order: {runs:?}");
-        assert!(runs.last().is_none_or(|&(_, first)| first <= last), "{runs:?} beyond {last}");
+        invariant!(ascending, "runs of terms out of order: {runs:?}");
+        invariant!(runs.last().is_none_or(|&(_, first)| first <= last), "{runs:?} beyond {last}");
         Self { base, runs, last }
     }
 
@@ -69,7 +72,7 @@ impl LogShape {
             return;
         }
         let last = self.last();
-        assert!(term >= last.term, "an entry of term {term} cannot follow {last}");
+        invariant!(term >= last.term, "an entry of term {term} cannot follow {last}");
         if term > last.term || self.runs.is_empty() {
             self.runs.push((term, self.last.next()));
         }
@@ -78,7 +81,7 @@ impl LogShape {
 
     /// Voids the entries from `from` on.
     pub(crate) fn truncate(&mut self, from: Index) {
-        assert!(from > self.base.index, "cannot truncate from {from}, base is {}", self.base);
+        invariant!(from > self.base.index, "cannot truncate from {from}, base is {}", self.base);
         if from > self.last {
             return;
         }
@@ -92,7 +95,7 @@ impl LogShape {
         if base.index <= self.base.index {
             return; // Compaction is idempotent; a late report changes nothing.
         }
-        assert!(self.has(base), "cannot compact to {base}, which the log does not have");
+        invariant!(self.has(base), "cannot compact to {base}, which the log does not have");
         let through = self.runs.partition_point(|&(_, first)| first <= base.index);
         // The run that holds the base goes on after it, unless the next run starts right there.
         let next_starts = self.runs.get(through).map_or_else(|| self.last.next(), |run| run.1);

@@ -64,7 +64,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(transfer) = &mut leader.transfer else { return };
         transfer.elapsed += 1;
-        if transfer.elapsed >= limit {
+        if transfer.elapsed >= limit && !mutant!(raft_mutant = "transfer_never_ends") {
             let ticket = transfer.ticket;
             leader.transfer = None;
             self.refuse(ticket, Refusal::TimedOut);

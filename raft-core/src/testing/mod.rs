@@ -18,3 +18,6 @@ pub use self::mem_log::{DiskFault, MemDisk, MemLog};
 pub use self::mem_machine::{MemMachine, MemSnapshot, MemStore};
 pub use self::mem_net::{MemNet, MemTransport};
 pub use self::stepped::{ApplyJob, FetchJob, LogJob, Report, SteppedNode};
+/// Built-in faults; only with `--cfg raft_mutants`.
+#[cfg(raft_mutants)]
+pub use crate::mutant::{set_invariants, switch_on};
