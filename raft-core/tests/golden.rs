@@ -74,6 +74,7 @@ chapters!(
 
 /// Runs the scripts of one folder. All of them, so that one failure does not hide another.
 fn run_chapter(chapter: &str) {
+    build_a_fault_in();
     let only = std::env::var("GOLDEN").unwrap_or_default();
     let all = entries(&scripts().join(chapter));
     assert!(!all.is_empty(), "no script in chapter {chapter}");
@@ -88,6 +89,18 @@ fn run_chapter(chapter: &str) {
         }
     }
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// In a build with `--cfg raft_mutants`: switches on the fault named in `RAFT_MUTANT`, and the core's own
+/// invariants off if `RAFT_INVARIANTS=off` (raft-core/src/mutant.rs).
+fn build_a_fault_in() {
+    #[cfg(raft_mutants)]
+    {
+        let name = std::env::var("RAFT_MUTANT").unwrap_or_default();
+        raft_core::testing::switch_on(name.leak());
+        let off = std::env::var("RAFT_INVARIANTS").is_ok_and(|value| value == "off");
+        raft_core::testing::set_invariants(!off);
+    }
 }
 
 /// Scenario 121: the same seed and the same events give the same trace, byte for byte.

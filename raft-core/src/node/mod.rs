@@ -36,6 +36,8 @@ pub struct NodeOptions {
     pub seed: Option<u64>,
     /// About so many bytes of the end of the log are kept in memory.
     pub cache_bytes: usize,
+    /// About so many bytes of entries are handed to the state machine at a time.
+    pub apply_bytes: usize,
     /// So many applied entries stay in the log for followers that are behind.
     pub retain_entries: u64,
     /// Fewer stay if they come to more bytes than this.
@@ -62,6 +64,7 @@ impl NodeOptions {
             tick: Duration::from_millis(10),
             seed: None,
             cache_bytes: 64 << 20,
+            apply_bytes: 4 << 20,
             retain_entries: 100_000,
             retain_bytes: 256 << 20,
             compact_every: 50_000,

@@ -25,8 +25,6 @@ use crate::snapshot::{SnapshotHeader, SnapshotMeta, SnapshotReader, SnapshotSour
 use crate::transport::{Arrival, Peers, Sent, SnapshotTicket, Transport};
 use crate::types::{Index, LogId, NodeId, Term};
 
-/// So many bytes of entries are handed to the state machine at a time.
-const APPLY_BYTES: usize = 4 << 20;
 /// So many entries are read from the log for the state machine at a time, and one more.
 const APPLY_ENTRIES: u64 = 4095;
 /// So many pieces of work may wait for the state machine: one to do and one to follow at once.
@@ -77,6 +75,7 @@ pub(crate) struct Pump {
     net: Box<dyn Transport>,
     cache: TailCache,
     append_bytes: usize,
+    apply_bytes: usize,
     max_waiting: usize,
     election_ticks: u32,
     effects: Vec<Effect>,
@@ -128,6 +127,7 @@ impl Pump {
             net,
             cache: TailCache::new(options.cache_bytes),
             append_bytes: options.raft.append_bytes,
+            apply_bytes: options.apply_bytes,
             max_waiting: options.max_waiting,
             election_ticks: options.raft.election_timeout.0,
             effects: Vec::new(),
@@ -454,18 +454,10 @@ impl Pump {
                 && expected <= span.through
                 && self.raft.term_at(expected) == Some(entry.id.term)
         };
-        let all = if mutant!(raft_mutant = "late_read_is_not_checked") {
-            entries.clone()
-        } else {
-            Vec::new()
-        };
         let good = entries.iter().map(fits).take_while(|fits| *fits).count();
         entries.truncate(good);
         if !self.raft.is_current(&span) {
             entries.clear();
-        }
-        if mutant!(raft_mutant = "late_read_is_not_checked") {
-            entries = all;
         }
         let bytes = entries.iter().map(|entry| entry.payload.len_bytes()).sum();
         self.send_append(span, entries, bytes, work);
@@ -491,7 +483,7 @@ impl Pump {
         while self.apply_in_flight < APPLY_AHEAD && self.dispatched < self.commit && !self.restoring
         {
             let first = self.dispatched.next();
-            let (entries, through) = match self.cache.read(first, self.commit, APPLY_BYTES) {
+            let (entries, through) = match self.cache.read(first, self.commit, self.apply_bytes) {
                 Some((entries, _)) => {
                     let through = entries.last().map_or(first, |entry| entry.id.index);
                     (Some(entries), through)

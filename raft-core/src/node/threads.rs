@@ -124,7 +124,7 @@ pub(super) fn start(
         }
         Ok(())
     })?;
-    let mut apply = ApplyWorker::new(machine, apply_reader);
+    let mut apply = ApplyWorker::new(machine, apply_reader, options.apply_bytes);
     // Outside of the body, so that who waits in there learns why when it fails.
     let mut work = Vec::new();
     spawn(&shared, "raft-apply", move |shared| {

@@ -16,9 +16,6 @@ use crate::snapshot::{SnapshotMeta, SnapshotReader, SnapshotSource};
 use crate::state_machine::StateMachine;
 use crate::types::{Index, LogId, NodeId, Term};
 
-/// The state machine reads at most this many bytes of entries from the log at a time.
-const APPLY_READ_BYTES: usize = 4 << 20;
-
 /// Something for the log worker.
 #[derive(Debug)]
 pub(crate) enum LogWork {
@@ -161,14 +158,20 @@ impl FetchWorker {
 pub(crate) struct ApplyWorker {
     machine: Box<dyn StateMachine>,
     reader: Box<dyn LogReader>,
+    /// At most so many bytes of entries are read from the log at a time.
+    read_bytes: usize,
     outcomes: Vec<Bytes>,
     /// Who waited for entries that could not be applied. They learn why when the node has stopped.
     orphans: Vec<(LogId, Applying)>,
 }
 
 impl ApplyWorker {
-    pub(crate) fn new(machine: Box<dyn StateMachine>, reader: Box<dyn LogReader>) -> Self {
-        Self { machine, reader, outcomes: Vec::new(), orphans: Vec::new() }
+    pub(crate) fn new(
+        machine: Box<dyn StateMachine>,
+        reader: Box<dyn LogReader>,
+        read_bytes: usize,
+    ) -> Self {
+        Self { machine, reader, read_bytes, outcomes: Vec::new(), orphans: Vec::new() }
     }
 
     /// Does `work`.
@@ -214,8 +217,7 @@ impl ApplyWorker {
         while next <= through {
             let count =
                 usize::try_from(through.since(next)).unwrap_or(usize::MAX).saturating_add(1);
-            let entries =
-                self.reader.read(next, count, APPLY_READ_BYTES).map_err(StopCause::log)?;
+            let entries = self.reader.read(next, count, self.read_bytes).map_err(StopCause::log)?;
             let last = entries.last().map(|entry| entry.id.index);
             // A committed entry that is not there would leave a hole in the state (rule L16).
             let last = last.unwrap_or_else(|| panic!("committed entry {next} is not in the log"));

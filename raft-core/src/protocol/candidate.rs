@@ -120,9 +120,6 @@ impl Raft {
     /// (rule E10).
     pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: Term, outcome: VoteOutcome) {
         let next = self.hard.term.next();
-        if mutant!(raft_mutant = "counts_pre_votes_as_votes") {
-            self.on_vote_reply(from, outcome);
-        }
         let Role::PreCandidate(campaigning) = &mut self.role else { return };
         if term == next {
             campaigning.votes.entry(from).or_insert(outcome == VoteOutcome::Granted);

@@ -390,6 +390,11 @@ impl Raft {
         {
             return self.on_vote_reply(from, outcome);
         }
+        if mutant!(raft_mutant = "counts_pre_votes_as_votes")
+            && let Message::PreVoteReply { outcome, .. } = message
+        {
+            return self.on_vote_reply(from, outcome);
+        }
         if mutant!(raft_mutant = "accepts_appends_of_older_terms")
             && let Message::Append { prev, entries, commit } = message
         {

@@ -96,7 +96,7 @@ impl SteppedNode {
         let applied = applied.last.index;
         let raft = Raft::new(options.raft.clone(), found, applied, options.seed.unwrap_or(0));
         let fetch = FetchWorker::new(log.reader());
-        let apply = ApplyWorker::new(Box::new(machine), log.reader());
+        let apply = ApplyWorker::new(Box::new(machine), log.reader(), options.apply_bytes);
         Ok(Self {
             pump: Pump::new(raft, Box::new(net), applied, options),
             log: LogWorker::new(Box::new(log)),

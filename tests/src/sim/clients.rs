@@ -65,7 +65,7 @@ impl World<'_> {
         if self.calm {
             return Ok(());
         }
-        let Some(to) = self.choose_host() else {
+        let Some(to) = self.choose_host(client) else {
             let later = self.now + 50_000;
             self.schedule.put(later, What::Ask(client));
             return Ok(());
@@ -114,8 +114,13 @@ impl World<'_> {
         self.poke(to)
     }
 
-    /// Where a client turns to: mostly to the leader, as far as anybody can tell.
-    pub(crate) fn choose_host(&mut self) -> Option<usize> {
+    /// Where a client turns to: to whom it last had an answer from, be it deposed or not; otherwise
+    /// mostly to the leader, as far as anybody can tell.
+    fn choose_host(&mut self, client: usize) -> Option<usize> {
+        let home = self.homes[client].filter(|home| self.hosts[*home].node.is_some());
+        if home.is_some() && self.client_dice.chance(850_000) {
+            return home;
+        }
         let up = |place: &usize| self.hosts[*place].node.is_some();
         let places: Vec<_> = (0..self.hosts.len()).filter(up).collect();
         if places.is_empty() {
@@ -162,6 +167,7 @@ impl World<'_> {
         let asked = *asked;
         if let Some(client) = asked.client.filter(|_| !asked.abandoned) {
             let failed = matches!(&answer, Answer::Write(Err(_)) | Answer::Read(Err(_)));
+            self.homes[client] = (!failed).then_some(place);
             let pause = if failed { RETRY_PAUSE } else { 0 };
             let think = pause + self.client_dice.between(0, 2 * self.plan.think);
             self.schedule.put(self.now + think, What::Ask(client));
@@ -170,9 +176,8 @@ impl World<'_> {
         match (asked.request, answer) {
             (Request::Write(command), Answer::Write(Ok(done))) => {
                 self.seen.meet(Seen::Acknowledged);
-                let mut outcome = [0; 4];
-                outcome.copy_from_slice(&done.outcome[..4]);
-                let outcome = u32::from_be_bytes(outcome);
+                let outcome =
+                    done.outcome.first_chunk().copied().map_or(u32::MAX, u32::from_be_bytes);
                 self.truth.on_acknowledged(command, done.id, outcome, asked.floor)
             }
             (Request::Write(command), Answer::Write(Err(error))) => {

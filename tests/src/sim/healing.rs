@@ -16,6 +16,9 @@ use super::schedule::Micros;
 use super::truth::{Violation, ensure};
 use super::world::{What, World, place_of};
 
+/// So many events after the storm are no healing any more but a storm of its own.
+const HEALING_EVENTS: u64 = 1_000_000;
+
 impl World<'_> {
     /// Stops all faults, and sees whether the cluster recovers.
     pub(crate) fn heal(&mut self) -> Result<(), Violation> {
@@ -137,8 +140,15 @@ impl World<'_> {
         let deadline = self.now + settling;
         let first = self.ops.len();
         let (mut next_probe, mut done) = (self.now, None);
+        let patience = self.events + HEALING_EVENTS;
         while self.now < deadline {
             self.step()?;
+            ensure!(
+                self.events < patience,
+                Liveness,
+                "{HEALING_EVENTS} events after the faults stopped, and no progress:\n{}",
+                self.facts()
+            );
             if done.is_none() && self.now >= next_probe {
                 next_probe = self.now + 50_000;
                 self.probe()?;
@@ -182,6 +192,9 @@ impl World<'_> {
 
     fn have_all_applied(&self, index: u64) -> bool {
         let members = self.newest_membership();
+        if members.is_joint() && members.auto_leave {
+            return false; // It is left by itself, whoever leads (rule M4).
+        }
         let mut participants = members.members().into_iter().map(|id| &self.hosts[place_of(id)]);
         participants.all(|host| host.broken || host.wiped || host.store.applied().index.0 >= index)
     }

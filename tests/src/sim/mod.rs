@@ -20,6 +20,7 @@ mod disk;
 mod healing;
 mod host;
 mod machine;
+pub mod mutants;
 mod nemesis;
 mod network;
 mod plan;

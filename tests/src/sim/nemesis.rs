@@ -110,6 +110,55 @@ impl World<'_> {
         self.schedule.put(at, What::Resume(place, host.life));
     }
 
+    /// A leader that was just elected dies, sleeps, or is cut off: entries of many terms, each on few
+    /// disks, are what Figure 8 is made of.
+    pub(crate) fn on_coup(&mut self, place: usize) -> Result<(), Violation> {
+        if self.calm || self.hosts[place].paused {
+            return Ok(());
+        }
+        self.tell(place, |_| "-- Coup".to_owned());
+        match self.fault_dice.below(5) {
+            0 | 1 => self.arm_crash(place),
+            2 => {
+                self.pause(place);
+                Ok(())
+            }
+            3 => {
+                self.deafen(place);
+                Ok(())
+            }
+            _ => {
+                let others = (0..self.hosts.len()).filter(|other| *other != place);
+                let links = others.flat_map(|other| [(place, other), (other, place)]).collect();
+                self.cut_for_a_while(links);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn on_haste(&mut self, place: usize) -> Result<(), Violation> {
+        if self.calm || self.hosts[place].paused { Ok(()) } else { self.change(place) }
+    }
+
+    /// The two halves of a joint configuration part: the new half, which may agree among itself, goes with
+    /// the leader, and the others may elect one who knows only the old configuration (rule M3).
+    pub(crate) fn on_schism(&mut self, place: usize) -> Result<(), Violation> {
+        let Some(members) = self.hosts[place].membership().filter(|members| members.is_joint())
+        else {
+            return Ok(());
+        };
+        let with: Vec<bool> = self
+            .hosts
+            .iter()
+            .enumerate()
+            .map(|(other, host)| other == place || members.voters.contains(&host.id))
+            .collect();
+        let links = self.links().filter(|(from, to)| with[*from] != with[*to]).collect();
+        self.tell(place, |_| "-- Schism".to_owned());
+        self.cut_for_a_while(links);
+        Ok(())
+    }
+
     // Links.
 
     fn partition(&mut self) {
@@ -235,7 +284,7 @@ impl World<'_> {
         let at = self.hosts[place].view.membership_at.index;
         let mut steps = self.repair(&members);
         if steps.is_empty() {
-            let wishes = self.fault_dice.pick(&[1, 1, 1, 2, 3]);
+            let wishes = self.fault_dice.pick(&[1, 1, 2, 3, 4]);
             (0..wishes).for_each(|_| steps.push(self.wish(&members)));
         }
         let expected_at = match self.fault_dice.below(10) {

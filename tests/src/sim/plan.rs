@@ -115,6 +115,7 @@ pub struct Plan {
     pub(crate) window_bytes: usize,
     pub(crate) uncommitted_bytes: usize,
     pub(crate) cache_bytes: usize,
+    pub(crate) apply_bytes: usize,
     pub(crate) retain_entries: u64,
     pub(crate) compact_every: u64,
     pub(crate) max_waiting: usize,
@@ -134,6 +135,8 @@ pub struct Plan {
     pub(crate) flush: Ppm,
     /// By how much clocks run wrong, at most.
     pub(crate) skew: Ppm,
+    /// The chance that a new leader is struck down at once.
+    pub(crate) coup: Ppm,
     /// The mean time between two faults of a kind; none if it is 0.
     pub(crate) faults: [Micros; Fault::ALL.len()],
     /// Whether a minority stays broken when the faults stop.
@@ -146,7 +149,7 @@ impl Plan {
         let mut dice = Dice::new(seed, "plan");
         let dice = &mut dice;
         let founders = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
-        let election_ticks = dice.pick(&[4, 8, 10, 10, 16, 30]);
+        let election_ticks = dice.pick(&[4, 4, 6, 8, 10, 20]);
         let mut plan = Self {
             seed,
             events,
@@ -166,6 +169,7 @@ impl Plan {
             window_bytes: dice.pick(&[1, 100, 1_000, 100_000]),
             uncommitted_bytes: dice.pick(&[50, 500, 5_000, 1_000_000, 1_000_000]),
             cache_bytes: dice.pick(&[1, 100, 1_000, 1_000_000, 1_000_000]),
+            apply_bytes: dice.pick(&[1, 100, 1_000_000]),
             retain_entries: dice.pick(&[0, 1, 5, 20, 1_000_000]),
             compact_every: dice.pick(&[1, 3, 10, 50]),
             max_waiting: dice.pick(&[2, 1_000, 1_000]),
@@ -180,6 +184,7 @@ impl Plan {
             apply: dice.pick(&[(0, 50), (0, 2_000), (500, 30_000)]),
             flush: dice.pick(&[0, 50_000, 500_000]),
             skew: dice.pick(&[0, 10_000, 100_000, 400_000]),
+            coup: 0,
             faults: [0; Fault::ALL.len()],
             minority_stays_broken: dice.flip(),
         };
@@ -194,6 +199,7 @@ impl Plan {
         self.duplicates = maybe(&[1_000, 20_000, 200_000]);
         self.slow = maybe(&[1_000, 20_000, 100_000]);
         self.full = maybe(&[10_000, 100_000, 300_000]);
+        self.coup = maybe(&[100_000, 300_000, 600_000]);
         // What suits the slowest clockwork of a run is drawn with it: a fault a blink apart finds little.
         let pace = Micros::from(self.election_ticks) * dice.pick(&[40, 100, 250]);
         for (fault, interval) in Fault::ALL.into_iter().zip(&mut self.faults) {
@@ -224,6 +230,7 @@ impl Plan {
         let mut options = NodeOptions::new(raft);
         options.seed = Some(seed);
         options.cache_bytes = self.cache_bytes;
+        options.apply_bytes = self.apply_bytes;
         options.retain_entries = self.retain_entries;
         options.compact_every = self.compact_every;
         options.max_waiting = self.max_waiting;
@@ -260,6 +267,7 @@ impl Plan {
         for fault in Fault::ALL {
             offer(&format!("no {fault:?}"), &|plan| plan.faults[fault as usize] = 0);
         }
+        offer("no coups", &|plan| plan.coup = 0);
         offer("no loss", &|plan| plan.loss = 0);
         offer("no duplicates", &|plan| plan.duplicates = 0);
         offer("no slow messages", &|plan| plan.slow = 0);
@@ -312,8 +320,8 @@ impl fmt::Display for Plan {
         write!(f, ", delay {:?} us, disk {:?} us, lazy {}", self.delay, self.disk, self.lazy)?;
         write!(
             f,
-            ", loss {}, duplicates {}, slow {}, full {}, skew {} ppm",
-            self.loss, self.duplicates, self.slow, self.full, self.skew
+            ", loss {}, duplicates {}, slow {}, full {}, coup {}, skew {} ppm",
+            self.loss, self.duplicates, self.slow, self.full, self.coup, self.skew
         )?;
         for fault in Fault::ALL {
             if self.interval(fault) > 0 {

@@ -22,7 +22,12 @@ impl World<'_> {
         if self.hosts.iter().all(|host| host.node.is_none()) {
             self.seen.meet(Seen::AllDown);
         }
-        let longest = if self.calm { 100_000 } else { 2_000_000 };
+        let longest = match self.fault_dice.below(3) {
+            _ if self.calm => 100_000,
+            0 => 20_000,
+            1 => 300_000,
+            _ => 2_000_000,
+        };
         let at = self.now + self.fault_dice.between(1_000, longest);
         self.schedule.put(at, What::Restart(place, self.hosts[place].life));
         Ok(())

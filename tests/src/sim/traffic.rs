@@ -2,14 +2,15 @@
 
 use raft_core::testing::MemSnapshot;
 use raft_core::{
-    AppendOutcome, Arrival, Envelope, Message, SnapshotHeader, SnapshotOutcome, SnapshotReader,
+    AppendOutcome, Arrival, Envelope, Index, LogId, Message, NodeId, SnapshotHeader,
+    SnapshotOutcome, SnapshotReader, Term, VoteOutcome,
 };
 
 use super::coverage::Seen;
-use super::host::CrashPoint;
+use super::host::{CrashPoint, Role};
 use super::machine::mix;
 use super::network::Way;
-use super::truth::Violation;
+use super::truth::{Violation, ensure};
 use super::wire::SentSnapshot;
 use super::world::{What, World, place_of};
 
@@ -31,6 +32,7 @@ impl World<'_> {
             dies = true;
         }
         for envelope in messages.drain(..) {
+            self.check_promise(place, &envelope)?;
             self.send(place, envelope);
         }
         for snapshot in snapshots.drain(..) {
@@ -42,6 +44,78 @@ impl World<'_> {
             self.crash(place)?;
         }
         Ok(!dies)
+    }
+
+    /// What a message promises is on the disk when it leaves: the term it speaks in, the vote it
+    /// gives, the log with which it campaigns, the entries it acknowledges (rules E1, E2, L10).
+    fn check_promise(&self, from: usize, envelope: &Envelope) -> Result<(), Violation> {
+        let Envelope { to, term, message, .. } = envelope;
+        let (host, hard) = (&self.hosts[from], self.hosts[from].disk.hard());
+        let (id, kept) = (host.id, hard.term >= *term);
+        ensure!(
+            kept,
+            Durability,
+            "{id:?} speaks in {term}, its disk is in {}: {message:?}",
+            hard.term
+        );
+        match message {
+            Message::VoteReply(VoteOutcome::Granted) => {
+                let kept = hard.term > *term || hard.vote == Some(*to);
+                ensure!(kept, Durability, "{id:?} gives {to:?} its vote; its disk says {hard:?}");
+            }
+            // Who has followed somebody meanwhile may have cut its log: nobody counts that vote.
+            Message::Vote { last, .. } if host.view.role == Role::Candidate => {
+                let end = host.disk.last();
+                let kept = end.index >= last.index || hard.term > *term;
+                ensure!(kept, Durability, "{id:?} campaigns with {last}, its disk ends at {end}");
+            }
+            Message::AppendReply(AppendOutcome::Matched { through }) => {
+                let end = host.disk.last();
+                let kept = hard.term == *term;
+                ensure!(
+                    kept,
+                    Durability,
+                    "{id:?} confirms for {term}, its disk is in {}",
+                    hard.term
+                );
+                let kept = end.index >= *through;
+                ensure!(kept, Durability, "{id:?} confirms {through}, its disk ends at {end}");
+                self.check_agreement(from, *to, *term, *through)?;
+            }
+            Message::Vote { .. }
+            | Message::PreVote { .. }
+            | Message::PreVoteReply { .. }
+            | Message::VoteReply(VoteOutcome::Refused)
+            | Message::Append { .. }
+            | Message::AppendReply(AppendOutcome::Rejected { .. })
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatReply { .. }
+            | Message::Snapshot(_)
+            | Message::TimeoutNow
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// What a follower confirms to its leader is what that leader has there (rules L4, L7).
+    fn check_agreement(
+        &self,
+        follower: usize,
+        leader: NodeId,
+        term: Term,
+        through: Index,
+    ) -> Result<(), Violation> {
+        let Some(host) = self.hosts.get(place_of(leader)) else { return Ok(()) };
+        let Some(node) = host.node.as_ref().filter(|_| host.view.leads && host.view.term == term)
+        else {
+            return Ok(());
+        };
+        let Some(expected) = node.raft().term_at(through) else { return Ok(()) };
+        let (id, entry) = (self.hosts[follower].id, LogId::new(expected, through));
+        let agrees = self.hosts[follower].disk.holds(entry);
+        ensure!(agrees, LogMatching, "{id:?} confirms {through} to {leader:?}, not having {entry}");
+        Ok(())
     }
 
     pub(crate) fn send(&mut self, from: usize, envelope: Envelope) {

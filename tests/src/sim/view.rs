@@ -1,11 +1,12 @@
 //! Looks at a node after each of its steps: what it takes itself for, its log, its commit index.
 
-use raft_core::{Index, LogId, Membership, RoleName};
+use raft_core::{Index, LogId, Membership, NodeId, RoleName};
 
 use super::coverage::Seen;
 use super::host::{Role, View};
+use super::plan::Fault;
 use super::truth::{Violation, ensure};
-use super::world::{World, place_of};
+use super::world::{What, World, place_of};
 
 impl World<'_> {
     /// Compares a node with what it was before, with the others, and with what is known to be true.
@@ -84,7 +85,14 @@ impl World<'_> {
             new.term,
             new.last
         );
+        self.check_votes(place, new)?;
         self.seen.meet(Seen::Elected);
+        if self.fault_dice.chance(self.plan.coup) && !self.calm {
+            self.schedule.put(self.now, What::Coup(place, self.hosts[place].life));
+        }
+        if self.plan.interval(Fault::Change) > 0 && self.fault_dice.chance(200_000) {
+            self.schedule.put(self.now, What::Haste(place, self.hosts[place].life));
+        }
         if new.commit.0 + 1 < new.last.index.0 {
             self.seen.meet(Seen::ElectedWithOldTail);
         }
@@ -92,6 +100,43 @@ impl World<'_> {
         if others.into_iter().any(|(_, other)| other.view.leads) {
             self.seen.meet(Seen::TwoLeaders);
         }
+        Ok(())
+    }
+
+    /// A new leader is a voter, and was voted for by a quorum: nobody's disk says otherwise (rules E1, M3,
+    /// M12). What a later term has overwritten cannot be told any more.
+    fn check_votes(&self, place: usize, new: View) -> Result<(), Violation> {
+        let host = &self.hosts[place];
+        let Some(node) = &host.node else { return Ok(()) };
+        let (id, raft) = (host.id, node.raft());
+        // What it knows to be committed may be long ago: a voter then, it may have to lead (rule M5).
+        let (mut at, mut votes) = (new.last.index, false);
+        loop {
+            let (since, members) = raft.membership_at(at);
+            votes |= members.is_voter(id);
+            if votes || since.index <= new.commit || since.index > at {
+                break;
+            }
+            at = since.index.prev();
+        }
+        ensure!(votes, ElectionSafety, "{id:?} leads in {} and is no voter", new.term);
+        let may_have = |voter: &&NodeId| {
+            self.hosts.get(place_of(**voter)).is_some_and(|other| {
+                let hard = other.disk.hard();
+                let voted = hard.term == new.term && hard.vote == Some(id);
+                voted || hard.term > new.term || other.wiped
+            })
+        };
+        let members = raft.membership();
+        let elected = [&members.voters, &members.outgoing]
+            .into_iter()
+            .all(|half| half.is_empty() || 2 * half.iter().filter(may_have).count() > half.len());
+        ensure!(
+            elected,
+            ElectionSafety,
+            "{id:?} leads in {} without the votes of a quorum of {members:?}",
+            new.term
+        );
         Ok(())
     }
 
@@ -200,12 +245,13 @@ impl World<'_> {
         let (raft, id) = (node.raft(), self.hosts[place].id);
         let (now, at) = (raft.membership(), new.membership_at);
         let (before_at, before) = raft.membership_at(at.index.prev());
-        let mut met = Vec::new();
+        let (mut met, mut schism) = (Vec::new(), false);
         if old.membership_at.index > at.index {
             met.push(Seen::RolledBack);
         } else if new.leads {
             if now.is_joint() {
                 met.push(Seen::Joint);
+                schism = true;
             }
             if before.is_joint() && !now.is_joint() && before_at.term != at.term {
                 met.push(Seen::JointLeftByAnother);
@@ -216,6 +262,9 @@ impl World<'_> {
             if !now.is_voter(id) && before.is_voter(id) {
                 met.push(Seen::LeaderRemoved);
             }
+        }
+        if schism && !self.calm && self.fault_dice.chance(self.plan.coup / 2) {
+            self.schedule.put(self.now, What::Schism(place, self.hosts[place].life));
         }
         met.into_iter().for_each(|seen| self.seen.meet(seen));
         self.tell(place, |world| {

@@ -138,7 +138,8 @@ impl World<'_> {
         if self.disk_dice.flip() {
             return self.on_heard(place);
         }
-        let at = self.now + self.disk_dice.between(0, 1_000);
+        let longest = if self.disk_dice.chance(100_000) { 30_000 } else { 1_000 };
+        let at = self.now + self.disk_dice.between(0, longest);
         self.schedule.put(at, What::Heard(place, self.hosts[place].life));
         Ok(())
     }
@@ -159,6 +160,9 @@ impl World<'_> {
         self.seen.meet(match cause {
             StopCause::Log(error) if matches!(**error, StoreError::Full { .. }) => {
                 Seen::StoppedByFullDisk
+            }
+            StopCause::Log(error) if matches!(**error, StoreError::Gap { .. }) => {
+                return Err(Violation::new(Check::LogMatching, cause.to_string()));
             }
             StopCause::Log(_) => Seen::StoppedByDisk,
             StopCause::Machine(_) => Seen::StoppedByMachine,

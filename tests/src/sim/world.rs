@@ -50,6 +50,12 @@ pub(crate) enum What {
     GiveUp(u32),
     /// Something goes wrong.
     Fault(Fault),
+    /// A leader that was just elected is struck down.
+    Coup(usize, u32),
+    /// A leader that was just elected is asked for another membership, before it knows what is committed.
+    Haste(usize, u32),
+    /// A leader has entered a joint configuration: its new half is cut off from everybody else.
+    Schism(usize, u32),
     /// Links work again.
     Mend(Vec<(usize, usize)>),
     /// A link goes, or comes back, so many times more.
@@ -86,6 +92,8 @@ pub(crate) struct World<'a> {
     /// Of everything that has happened: equal for equal runs.
     pub(crate) digest: u64,
     pub(crate) trace: Option<Vec<String>>,
+    /// By client: whom it last had an answer from, and goes on asking.
+    pub(crate) homes: Vec<Option<usize>>,
     pub(crate) messages: Vec<Envelope>,
     pub(crate) snapshots: Vec<SentSnapshot>,
     pub(crate) steps: Vec<Step>,
@@ -116,6 +124,7 @@ impl<'a> World<'a> {
             fault_dice: Dice::new(plan.seed, "faults"),
             digest: plan.seed,
             trace: traced.then(Vec::new),
+            homes: vec![None; usize::try_from(plan.clients).expect("a few clients")],
             messages: Vec::new(),
             snapshots: Vec::new(),
             steps: Vec::new(),
@@ -210,6 +219,9 @@ impl<'a> World<'a> {
                 Ok(())
             }
             What::Fault(fault) => self.on_fault(fault),
+            What::Coup(place, life) => self.if_alive(place, life, Self::on_coup),
+            What::Haste(place, life) => self.if_alive(place, life, Self::on_haste),
+            What::Schism(place, life) => self.if_alive(place, life, Self::on_schism),
             What::Mend(links) => {
                 links.into_iter().for_each(|(from, to)| self.mend(from, to));
                 Ok(())
@@ -356,6 +368,9 @@ impl What {
             Self::Ask(_)
             | Self::GiveUp(_)
             | Self::Fault(_)
+            | Self::Coup(..)
+            | Self::Haste(..)
+            | Self::Schism(..)
             | Self::Mend(_)
             | Self::Flap(..)
             | Self::Resume(..)
