@@ -167,6 +167,8 @@ mod tests {
             membership: Membership::default(),
             membership_at: LogId::ZERO,
             followers: Vec::new(),
+            lease: false,
+            removed: None,
             dropped: 2,
         }
     }

@@ -64,8 +64,9 @@ impl fmt::Debug for Payload {
 /// Who takes part, and how (§6; dissertation 4.3).
 ///
 /// While `outgoing` is not empty the configuration is *joint*: every decision needs a majority of
-/// `voters` **and** a majority of `outgoing` (rule M3). The sets hold: `voters` and `learners` are
-/// disjoint; `learners_next` is a part of `outgoing`; `promoting` is a part of `learners`; everybody named has an entry in `peers`.
+/// `voters` **and** a majority of `outgoing` (rule M3). The sets hold: nobody in `learners` votes;
+/// `learners_next` is a part of `outgoing`; `promoting` is a part of `learners`; everybody named, and
+/// nobody else, has an entry in `peers`. [`Membership::fault`] checks that.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// The servers that vote and count. In a joint configuration, those of the new half.
@@ -123,6 +124,39 @@ impl Membership {
     pub fn contains(&self, id: NodeId) -> bool {
         self.is_voter(id) || self.learners.contains(&id)
     }
+
+    /// What is wrong with it, if anything: the protocol never makes such a one, so a peer that sends it
+    /// is confused or hostile, and a majority of nobody, or a node that is in two places at once, must
+    /// not come into force.
+    pub fn fault(&self) -> Option<&'static str> {
+        let counted = self.voters.len() + self.outgoing.len() + self.learners.len();
+        if self.voters.is_empty() {
+            Some("there is no voter")
+        } else if counted > 2 * Self::MEMBERS_MAX || self.peers.len() > Self::MEMBERS_MAX {
+            Some("there are too many members")
+        } else if self.learners.iter().any(|id| self.is_voter(*id)) {
+            Some("a learner votes")
+        } else if !self.learners_next.is_subset(&self.outgoing) {
+            Some("a voter that is to become a learner does not vote")
+        } else if self.learners_next.iter().any(|id| self.voters.contains(id)) {
+            Some("a voter that is to become a learner goes on voting")
+        } else if !self.promoting.is_subset(&self.learners) {
+            Some("a node that is to be promoted is no learner")
+        } else if self.auto_leave && !self.is_joint() {
+            Some("it is left by itself, but is not joint")
+        } else if !self.members().iter().eq(self.peers.keys()) {
+            Some("the members and the known addresses differ")
+        } else if self.peers.values().any(|info| info.address.len() > Self::ADDRESS_MAX_BYTES) {
+            Some("an address is too long")
+        } else {
+            None
+        }
+    }
+
+    /// No configuration has more members than this, both halves of a joint one together.
+    pub const MEMBERS_MAX: usize = 64;
+    /// No address is longer: the longest host name there is, and a port.
+    pub const ADDRESS_MAX_BYTES: usize = 255 + 6;
 
     /// Everybody who takes part, in order of their ids.
     pub fn members(&self) -> BTreeSet<NodeId> {

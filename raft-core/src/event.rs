@@ -12,7 +12,7 @@ use crate::log_store::Batch;
 use crate::message::Envelope;
 use crate::snapshot::SnapshotMeta;
 use crate::transport::{Sent, SnapshotOutcome};
-use crate::types::{Incarnation, Index, LogId, NodeId, Term};
+use crate::types::{Incarnation, Index, LogId, NodeId, Term, Ticks};
 
 /// Chosen by the caller to recognise the answer to a request. Never reused within a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,8 +21,13 @@ pub struct Ticket(pub u64);
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A tick of the node's clock.
+    /// A tick of the node's clock. Whoever counts may be late, and make up for at most
+    /// [`crate::Config::heartbeat_interval`] ticks at once; what was missed beyond that is not made up for,
+    /// but said with [`Event::TicksSkipped`].
     Tick,
+    /// More time has passed than was counted, or nobody knows how much: the process was stopped, or the
+    /// machine asleep (rule E14). To be said before anything that has happened since is.
+    TicksSkipped,
     /// A message arrived.
     Received(Envelope),
     /// A client wants `commands` replicated, in order; each has a ticket. They are taken or refused
@@ -30,10 +35,16 @@ pub enum Event {
     Proposed(Vec<(Ticket, Bytes)>),
     /// A client wants to read what every acknowledged write has reached (dissertation 6.4).
     ReadRequested(Ticket),
+    /// The same, if possible by the leader's lease (dissertation 6.4.1).
+    LeaseReadRequested(Ticket),
     /// The membership is to become something else (§6).
     ChangeRequested(Ticket, Change),
     /// Leadership is to go to this node (dissertation 3.10).
     TransferRequested(Ticket, NodeId),
+    /// The leader is known to be dead: it is to be forgotten.
+    ForgetRequested(Ticket),
+    /// The state machine is damaged: a snapshot of the leader's is wanted.
+    SnapshotRequested(Ticket),
     /// What became of a [`Effect::Replicate`]: reported once each, in any order.
     Replicated {
         /// The span that was to be sent.
@@ -58,10 +69,21 @@ pub enum Event {
     },
     /// The log was cut: entries up to and including the base are gone.
     Compacted(SnapshotMeta),
+    /// The snapshot that [`Effect::SendSnapshot`] asked for was taken and is on its way.
+    SnapshotTaken {
+        /// The receiver.
+        to: NodeId,
+        /// That of the effect.
+        term: Term,
+        /// The last entry in it.
+        last: LogId,
+    },
     /// What became of a snapshot that [`Effect::SendSnapshot`] asked for, and what it stood for.
     SnapshotSent {
         /// The receiver.
         to: NodeId,
+        /// That of the effect.
+        term: Term,
         /// The last entry in it.
         last: LogId,
         /// Whether it arrived.
@@ -87,9 +109,11 @@ pub enum Effect {
     /// knows bytes without seeing a payload. A span that is not [`crate::Raft::is_current`] any more
     /// when its entries have been read is to be reported as not sent.
     Replicate(Span),
-    /// Send a snapshot of the state machine to `to`; the log no longer has what it needs.
+    /// Take a snapshot of the state machine and send it to `to`, then say [`Event::SnapshotTaken`] and, once
+    /// its fate is known, [`Event::SnapshotSent`]. One that is not awaited any more when it was taken
+    /// ([`crate::Raft::awaits_snapshot`]) is dropped.
     SendSnapshot {
-        /// The follower that is too far behind.
+        /// The follower that is too far behind, or asked for it.
         to: NodeId,
         /// The term in whose name it is sent.
         term: Term,
@@ -119,8 +143,9 @@ pub enum Effect {
         /// What must be applied first.
         index: Index,
     },
-    /// Leadership has gone to the node that was asked for.
-    Transferred(Ticket),
+    /// A request that leaves no entry is done: leadership has gone to the node that was asked for, the
+    /// leader is forgotten, or the snapshot that was asked for is installed.
+    Done(Ticket),
     /// A request is refused. It has had and will have no effect.
     Refuse {
         /// That of the request.
@@ -130,8 +155,18 @@ pub enum Effect {
     },
     /// The configuration in force is another one, because it was appended, truncated or installed.
     MembershipChanged(Membership),
-    /// The configuration in force is committed: whoever is not in it need not be heard any more.
+    /// The configuration in force is committed: whoever is not in it need not be heard any more, but by
+    /// a leader until it knows that.
     MembershipCommitted(Membership),
+    /// This node was removed and knows it, or could not be told: it need not be heard any more.
+    PeerDismissed(NodeId),
+    /// This node is not a member any more, by a configuration at `at` that is committed (rule M13). It
+    /// asks for no vote. The application may stop it, unless it is to be taken back: a later
+    /// configuration may have it again, which only the leader can tell it.
+    Removed {
+        /// Where the configuration without it was appended.
+        at: LogId,
+    },
     /// Role, term or known leader are others than before.
     RoleChanged(Status),
 }
@@ -219,6 +254,19 @@ pub enum Refusal {
         /// Where the request thought it was.
         expected: Index,
     },
+    /// Reads by lease are off: no bound on the drift of clocks is configured
+    /// ([`crate::Config::lease`]). Read linearizably instead.
+    #[error("reads by lease are off: no bound on the drift of clocks is configured")]
+    LeasesOff,
+    /// Reads by lease are on, so a voter keeps to its leader for as long as it has promised.
+    #[error("reads by lease are on, so no voter may forget its leader early")]
+    LeasesOn,
+    /// A snapshot was asked for before and is not installed yet. Wait for it.
+    #[error("a snapshot is on its way already; wait until it is installed")]
+    SnapshotPending,
+    /// The membership is that already. Nothing is to be done.
+    #[error("the membership is that already")]
+    NoChange,
     /// The change or transfer makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -272,6 +320,11 @@ pub struct Status {
     pub membership_at: LogId,
     /// What a leader knows of the others. Empty elsewhere.
     pub followers: Vec<FollowerStatus>,
+    /// Whether it leads and holds a lease: whether [`crate::ReadLevel::Lease`] costs no round now.
+    pub lease: bool,
+    /// The committed configuration that removed this node, if one did and none has taken it back as far
+    /// as it knows. A node that was never a member was not removed.
+    pub removed: Option<LogId>,
     /// Messages that were dropped because they made no sense.
     pub dropped: u64,
 }
@@ -289,6 +342,23 @@ pub struct FollowerStatus {
     pub active: bool,
     /// How it is being brought up to date.
     pub mode: ReplicationMode,
+    /// It is no member any more, and is sent entries only until it knows.
+    pub leaving: bool,
+    /// How much it is preferred as a leader ([`crate::Config::priority`]), as it last said.
+    pub priority: u8,
+    /// The snapshot that is on its way to it, or being installed by it.
+    pub snapshot: Option<SnapshotStatus>,
+}
+
+/// How far a snapshot for a follower has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The last entry in it, once it was taken.
+    pub last: Option<LogId>,
+    /// Whether it has arrived and only waits to be installed.
+    pub arrived: bool,
+    /// How long ago it was asked for.
+    pub elapsed: Ticks,
 }
 
 /// How a leader brings a follower up to date.

@@ -27,11 +27,11 @@ pub mod testing;
 mod transport;
 mod types;
 
-pub use config::{Config, ConfigError};
+pub use config::{ClockDrift, Config, ConfigError};
 pub use entry::{Entry, Membership, Payload, PeerInfo};
 pub use event::{
-    Change, ChangeStep, Effect, Event, FollowerStatus, Refusal, ReplicationMode, RoleName, Span,
-    Status, Ticket,
+    Change, ChangeStep, Effect, Event, FollowerStatus, Refusal, ReplicationMode, RoleName,
+    SnapshotStatus, Span, Status, Ticket,
 };
 pub use log_store::{Batch, Installed, LogReader, LogStore, Recovered, StoreError};
 pub use message::{AppendOutcome, Campaign, Envelope, Message, VoteOutcome};

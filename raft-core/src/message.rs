@@ -1,7 +1,7 @@
 //! What one node says to another.
 //!
 //! Paper: Figure 2 (`RequestVote`, `AppendEntries`), Figure 13 (`InstallSnapshot`); dissertation 3.10
-//! (`TimeoutNow`), 6.4 (read index), 9.6 (pre-vote). Every message says one thing; outcomes are enums,
+//! (`TimeoutNow`), 6.4 (read index, leases), 9.6 (pre-vote), 4.2.3 (servers that were removed). Every message says one thing; outcomes are enums,
 //! so that "matched at 0" is never mistaken for "rejected".
 //!
 //! This module has no encoding. A transport chooses one; ours is described in docs/formats.md.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 use crate::snapshot::SnapshotMeta;
-use crate::types::{Index, LogId, NodeId, Term};
+use crate::types::{Index, LogId, NodeId, Term, Ticks};
 
 /// A message with its sender, its receiver and the sender's term (§5.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,11 @@ pub enum Message {
     HeartbeatReply {
         /// The round of the heartbeat that is answered.
         round: u64,
+        /// For so many ticks of its own clock, from when it spoke, the sender will not vote for anybody
+        /// whom the leader has not asked to campaign (dissertation 6.4.1, rule R5). 0 is no promise.
+        shield: Ticks,
+        /// How much the sender is preferred as a leader.
+        priority: u8,
     },
     /// A snapshot has arrived (§7). It does not travel as a message: the transport streams the files
     /// and hands this over in the sender's name when all of them are there.
@@ -90,6 +95,17 @@ pub enum Message {
         ticket: u64,
         /// Serve the read once this is applied, or `None` if the receiver does not lead.
         index: Option<Index>,
+    },
+    /// "Send me your state; mine is damaged", from a follower to its leader.
+    SnapshotRequest {
+        /// What the snapshot must hold at least: the sender may have applied as much.
+        from: Index,
+    },
+    /// "You are not a member any more" (rule M13): to a node that left before it could be told, or that
+    /// did not hear it.
+    Removed {
+        /// Where the configuration without it was appended. It is committed.
+        at: LogId,
     },
 }
 

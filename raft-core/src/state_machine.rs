@@ -49,9 +49,13 @@ pub trait StateMachine: Send + 'static {
     /// Replaces everything with `snapshot`, durably and atomically: after a crash inside this call,
     /// either the old state is found or the new one, with the matching [`StateMachine::applied`].
     ///
+    /// Whatever the snapshot says of itself must agree with `snapshot.meta()`, which is what the
+    /// protocol has decided on; a machine checks that *before* it replaces anything, since the node
+    /// cannot go back afterwards.
+    ///
     /// # Errors
     ///
-    /// Final: the node stops.
+    /// Final: the node stops. The old state is still there.
     fn restore(&mut self, snapshot: Box<dyn SnapshotReader>) -> Result<Applied, MachineError>;
 }
 

@@ -18,7 +18,7 @@ pub(crate) const PEER_PROTOCOL: &[u8] = b"raft-peer/1";
 /// The protocol of clients.
 pub(crate) const CLIENT_PROTOCOL: &[u8] = b"raft-client/1";
 /// Raised when the meaning of a frame changes; both sides must say the same.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 /// The largest hello, in bytes.
 pub(crate) const HELLO_BYTES: usize = 1024;
 /// The largest frame of the control lane, in bytes: nothing in it carries data.
@@ -86,7 +86,9 @@ impl Lane {
             | Message::Snapshot(_)
             | Message::TimeoutNow
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => Self::Control,
+            | Message::ReadIndexReply { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Removed { .. } => Self::Control,
         }
     }
 

@@ -35,6 +35,11 @@ pub struct Committed {
 pub enum ReadLevel {
     /// It sees every write that was acknowledged before the read began (dissertation 6.4).
     Linearizable,
+    /// The same, as long as clocks keep within the configured bound ([`crate::Config::lease`]): a leader
+    /// that holds a lease asks nobody (dissertation 6.4.1). Without a lease at the moment it costs what
+    /// [`ReadLevel::Linearizable`] costs; without leases at all it is refused
+    /// ([`Refusal::LeasesOff`]).
+    Lease,
     /// It sees whatever this node has applied.
     Stale,
 }
@@ -141,6 +146,22 @@ impl Handle {
         done: impl FnOnce(Result<(), RequestError>) + Send + 'static,
     ) {
         self.shared.transfer(to, Box::new(done));
+    }
+
+    /// Forgets who leads, so that this node listens to campaigns at once instead of waiting until it has
+    /// missed the leader for an election timeout: for when the leader is known to be dead. A leader
+    /// that lives after all is followed again as soon as it speaks. Refused with leases on
+    /// ([`Refusal::LeasesOn`]), and at the leader itself.
+    pub fn forget_leader(&self, done: impl FnOnce(Result<(), RequestError>) + Send + 'static) {
+        self.shared.forget_leader(Box::new(done));
+    }
+
+    /// Has the state machine's data replaced by a snapshot from the leader, although the log would do:
+    /// for when the application has found it damaged. Nothing more is applied until it has come; `done`
+    /// is called once it is installed. Refused at the leader, and while a snapshot is on its way already
+    /// ([`Refusal::SnapshotPending`]). A restart forgets the request.
+    pub fn request_snapshot(&self, done: impl FnOnce(Result<(), RequestError>) + Send + 'static) {
+        self.shared.request_snapshot(Box::new(done));
     }
 
     /// What the node is doing: as of the last time it did something, without waiting for it.

@@ -4,9 +4,11 @@
 //! `handle.rs` -> `queue.rs` -> `pump.rs` -> the protocol -> `workers.rs` (log) alongside the transport ->
 //! commit -> `workers.rs` (apply) -> the caller. One pass through each, no going back.
 //!
-//! `pump.rs` and `workers.rs` (ring 1) have no clock and no thread; `threads.rs` (ring 2) has them all.
+//! `pump.rs` and `workers.rs` (ring 1) have no clock and no thread; `clock.rs` and `threads.rs` (ring 2)
+//! have them all.
 
 mod cache;
+mod clock;
 mod compaction;
 mod handle;
 pub(crate) mod pump;

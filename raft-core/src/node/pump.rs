@@ -15,7 +15,7 @@ use super::cache::TailCache;
 use super::compaction::Compaction;
 use super::handle::{Committed, ReadLevel, RequestError};
 use super::requests::{Applying, Request, Tickets, Waiter};
-use super::workers::{ApplyEntries, ApplyWork, Done, FetchWork, LogWork};
+use super::workers::{ApplyEntries, ApplyWork, Done, FetchWork, Garbage, LogWork};
 use crate::entry::Entry;
 use crate::event::{Change, Effect, Event, RoleName, Span, Status, Ticket};
 use crate::log_store::Batch;
@@ -35,6 +35,8 @@ const APPLY_AHEAD: usize = 2;
 pub(crate) enum Input {
     /// Time has passed.
     Tick,
+    /// More time has passed than was counted.
+    TicksSkipped,
     /// Something came over the network.
     Arrival(Arrival),
     /// A worker has done something.
@@ -47,6 +49,10 @@ pub(crate) enum Input {
     Change(Change, Waiter<LogId>),
     /// An operator wants another leader.
     Transfer(NodeId, Waiter<()>),
+    /// An operator knows that the leader is dead.
+    ForgetLeader(Waiter<()>),
+    /// The application wants its state replaced.
+    RequestSnapshot(Waiter<()>),
     /// The node is to stop; a leader may take so many ticks to hand over.
     Stop {
         /// At most so long.
@@ -104,8 +110,8 @@ pub(crate) struct Pump {
 
     /// A snapshot that has arrived and on which the protocol has not decided.
     arrived: Option<Box<dyn SnapshotReader>>,
-    /// Snapshots on their way to others: what each stands for.
-    sending: BTreeMap<SnapshotTicket, (NodeId, LogId)>,
+    /// Snapshots on their way to others: to whom, in the name of which term, and what each stands for.
+    sending: BTreeMap<SnapshotTicket, (NodeId, Term, LogId)>,
     compaction: Compaction,
     stopping: Option<u32>,
 }
@@ -182,6 +188,7 @@ impl Pump {
     fn on_input(&mut self, input: Input, work: &mut Vec<Work>) {
         match input {
             Input::Tick => self.on_tick(work),
+            Input::TicksSkipped => self.step(Event::TicksSkipped, work),
             Input::Arrival(arrival) => self.on_arrival(arrival, work),
             Input::Done(done) => self.on_done(done, work),
             Input::Propose(command, waiter) => self.on_propose(command, waiter),
@@ -190,13 +197,25 @@ impl Pump {
                 let ticket = self.remember(Request::Read(waiter));
                 self.step(Event::ReadRequested(ticket), work);
             }
+            Input::ReadBarrier(ReadLevel::Lease, waiter) => {
+                let ticket = self.remember(Request::Read(waiter));
+                self.step(Event::LeaseReadRequested(ticket), work);
+            }
             Input::Change(change, waiter) => {
                 let ticket = self.remember(Request::Change(waiter));
                 self.step(Event::ChangeRequested(ticket, change), work);
             }
             Input::Transfer(to, waiter) => {
-                let ticket = self.remember(Request::Transfer(waiter));
+                let ticket = self.remember(Request::Act(waiter));
                 self.step(Event::TransferRequested(ticket, to), work);
+            }
+            Input::ForgetLeader(waiter) => {
+                let ticket = self.remember(Request::Act(waiter));
+                self.step(Event::ForgetRequested(ticket), work);
+            }
+            Input::RequestSnapshot(waiter) => {
+                let ticket = self.remember(Request::Act(waiter));
+                self.step(Event::SnapshotRequested(ticket), work);
             }
             Input::Stop { grace_ticks } => self.on_stop(grace_ticks, work),
         }
@@ -235,14 +254,20 @@ impl Pump {
             }
             Arrival::Snapshot(header, reader) => {
                 let SnapshotHeader { from, to, term, meta } = header;
+                if *reader.meta() != meta {
+                    // It is not what its sender says it is: neither may be believed.
+                    tracing::warn!(%from, said = %meta.last, "a snapshot is another than announced");
+                    return work.push(discard(Garbage::Reader(reader)));
+                }
                 self.arrived = Some(reader);
                 let message = Message::Snapshot(meta);
                 self.step(Event::Received(Envelope { from, to, term, message }), work);
-                self.arrived = None;
+                // Nobody wanted it.
+                work.extend(self.arrived.take().map(|reader| discard(Garbage::Reader(reader))));
             }
             Arrival::SnapshotSent(to, ticket, outcome) => {
-                if let Some((_, last)) = self.sending.remove(&ticket) {
-                    self.step(Event::SnapshotSent { to, last, outcome }, work);
+                if let Some((_, term, last)) = self.sending.remove(&ticket) {
+                    self.step(Event::SnapshotSent { to, term, last, outcome }, work);
                 }
             }
             Arrival::Met(peer, incarnation) => self.step(Event::Met(peer, incarnation), work),
@@ -264,7 +289,8 @@ impl Pump {
                 self.step(Event::Applied { through }, work);
             }
             Done::Flushed(durable) => self.on_flushed(durable, work),
-            Done::SnapshotTaken(to, term, source) => self.on_snapshot_taken(to, term, source),
+            Done::SnapshotTaken(to, term, source) => self.on_snapshot_taken(to, term, source, work),
+            Done::Discarded => {}
             Done::Restored(meta) => {
                 self.restoring = false;
                 let through = meta.last.index;
@@ -310,7 +336,7 @@ impl Pump {
         let waiter = match self.requests.remove(&ticket) {
             Some(Request::Propose(waiter)) => Applying::Command(waiter),
             Some(Request::Change(waiter)) => Applying::Membership(waiter),
-            Some(Request::Read(_) | Request::Transfer(_) | Request::HandOver) | None => return,
+            Some(Request::Read(_) | Request::Act(_) | Request::HandOver) | None => return,
         };
         self.applying.insert((id.index, id.term), waiter);
     }
@@ -333,15 +359,15 @@ impl Pump {
             Some(Request::Propose(waiter)) => waiter.answer(Err(why)),
             Some(Request::Change(waiter)) => waiter.answer(Err(why)),
             Some(Request::Read(waiter)) => waiter.answer(Err(why)),
-            Some(Request::Transfer(waiter)) => waiter.answer(Err(why)),
+            Some(Request::Act(waiter)) => waiter.answer(Err(why)),
             Some(Request::HandOver) => work.push(Work::Stop), // Nobody took over in time.
             None => {}
         }
     }
 
-    fn on_transferred(&mut self, ticket: Ticket, work: &mut Vec<Work>) {
+    fn on_act_done(&mut self, ticket: Ticket, work: &mut Vec<Work>) {
         match self.requests.remove(&ticket) {
-            Some(Request::Transfer(waiter)) => waiter.answer(Ok(())),
+            Some(Request::Act(waiter)) => waiter.answer(Ok(())),
             Some(Request::HandOver) => work.push(Work::Stop),
             Some(Request::Propose(_) | Request::Change(_) | Request::Read(_)) | None => {}
         }
@@ -397,22 +423,30 @@ impl Pump {
             Effect::SendSnapshot { to, term } => {
                 work.push(Work::Apply(ApplyWork::Snapshot { to, term }));
             }
-            Effect::InstallSnapshot(_) => {
+            Effect::InstallSnapshot(meta) => {
                 if let Some(reader) = self.arrived.take() {
                     self.restoring = true;
-                    work.push(Work::Apply(ApplyWork::Restore(reader)));
+                    work.push(Work::Apply(ApplyWork::Restore(meta, reader)));
                 }
             }
-            Effect::DropSnapshot(_) => self.arrived = None,
+            Effect::DropSnapshot(_) => {
+                work.extend(self.arrived.take().map(|reader| discard(Garbage::Reader(reader))));
+            }
             Effect::Apply { through } => self.commit = self.commit.max(through),
             Effect::Appended { ticket, id } => self.on_appended(ticket, id),
             Effect::ReadReady { ticket, index } => self.on_read_ready(ticket, index),
-            Effect::Transferred(ticket) => self.on_transferred(ticket, work),
+            Effect::Done(ticket) => self.on_act_done(ticket, work),
             Effect::Refuse { ticket, why } => self.on_refused(ticket, why, work),
-            Effect::MembershipChanged(_) | Effect::MembershipCommitted(_) => {
+            Effect::MembershipChanged(_)
+            | Effect::MembershipCommitted(_)
+            | Effect::PeerDismissed(_) => {
                 let status = self.raft.status();
                 self.net.set_peers(&others(self.raft.peers(), status.id));
                 work.push(Work::Show(Box::new(status)));
+            }
+            Effect::Removed { at } => {
+                tracing::warn!(%at, "this node was removed from the cluster");
+                work.push(Work::Show(Box::new(self.raft.status())));
             }
             Effect::RoleChanged(status) => {
                 // Another leader may commit what we proposed, or overwrite it. Give it some time.
@@ -550,19 +584,31 @@ impl Pump {
 
     // Snapshots and compaction.
 
-    fn on_snapshot_taken(&mut self, to: NodeId, term: Term, source: Box<dyn SnapshotSource>) {
+    fn on_snapshot_taken(
+        &mut self,
+        to: NodeId,
+        term: Term,
+        source: Box<dyn SnapshotSource>,
+        work: &mut Vec<Work>,
+    ) {
+        if !self.raft.awaits_snapshot(to, term) {
+            return work.push(discard(Garbage::Source(source)));
+        }
         let last = source.meta().last;
         let (membership_at, membership) = self.raft.membership_at(last.index).clone();
         let meta = SnapshotMeta { last, membership, membership_at };
         let from = self.raft.id();
         let header = SnapshotHeader { from, to, term, meta };
         let ticket = self.net.send_snapshot(header, source);
-        self.sending.insert(ticket, (to, last));
+        self.sending.insert(ticket, (to, term, last));
+        self.step(Event::SnapshotTaken { to, term, last }, work);
     }
 
     /// The log may be cut up to what the state machine holds durably, less what followers may need.
     fn on_flushed(&mut self, durable: Index, work: &mut Vec<Work>) {
-        let pinned = self.sending.values().map(|(_, last)| last.index).min();
+        // Also what is on its way in the name of an earlier term: it will still be installed.
+        let pinned = self.sending.values().map(|(_, _, last)| last.index);
+        let pinned = pinned.chain(self.raft.pinned()).min();
         let followers = self.raft.status().followers;
         let slowest = followers.iter().filter(|follower| follower.active).map(|f| f.matched).min();
         let mut safe = durable.min(self.applied);
@@ -577,6 +623,11 @@ impl Pump {
             Some(_) | None => self.compaction.finished(self.raft.base().index),
         }
     }
+}
+
+/// Dropping a snapshot removes files, which takes time: not the pump's.
+fn discard(garbage: Garbage) -> Work {
+    Work::Apply(ApplyWork::Discard(garbage))
 }
 
 /// Everybody in `peers` but `me`.

@@ -3,6 +3,7 @@
 //! Every request is answered exactly once: also when the node stops, and also if a bug drops it.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use super::handle::{Committed, RequestError, StopCause};
@@ -44,7 +45,11 @@ impl<T> Drop for Waiter<T> {
                 StopCause::Asked
             };
             let cause = self.cause.get().cloned().unwrap_or(otherwise);
-            callback(Err(RequestError::Stopped(cause)));
+            // This may run while a thread unwinds, where a second panic would abort the process.
+            let tell = AssertUnwindSafe(|| callback(Err(RequestError::Stopped(cause))));
+            if catch_unwind(tell).is_err() {
+                tracing::error!("a caller's callback panicked when told that the node has stopped");
+            }
         }
     }
 }
@@ -64,8 +69,8 @@ pub(crate) enum Request {
     Change(Waiter<LogId>),
     /// A read, until it may be served.
     Read(Waiter<Index>),
-    /// A transfer of leadership, until it is done.
-    Transfer(Waiter<()>),
+    /// Something that leaves no entry, a transfer of leadership for example, until it is done.
+    Act(Waiter<()>),
     /// The transfer with which this node begins to stop.
     HandOver,
 }

@@ -1,4 +1,4 @@
-//! Ring 2: the clock and the threads. The only file of this crate that has either.
+//! Ring 2: the threads. The only file of this crate that has any; `clock.rs` beside it is the clock.
 //!
 //! Four threads: the pump with the clock, the log worker, the worker that reads the log for followers that
 //! are behind, the apply worker. Plain threads, no async: an fsync blocks anyway, and heartbeats must
@@ -13,10 +13,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::clock::{Clock, Now};
 use super::handle::{Committed, Handle, ReadLevel, RequestError, StopCause};
 use super::pump::{Input, Pump, Work};
 use super::queue::Queue;
@@ -30,10 +31,6 @@ use crate::protocol::Raft;
 use crate::state_machine::{Applied, StateMachine};
 use crate::transport::{Arrival, Inbox, Transport};
 use crate::types::{Index, LogId, NodeId};
-
-/// After a pause, a suspend for example, this many ticks are made up for at most (rule E14): a node
-/// that has slept has not been waiting for its leader all that time.
-const CATCH_UP_TICKS: u32 = 2;
 
 /// Called after each change of role, term, leader or membership, until it returns `false`.
 type Watcher = Box<dyn FnMut(&Status) -> bool + Send>;
@@ -52,6 +49,7 @@ pub(super) struct Shared {
     threads: Mutex<Threads>,
     stopped: Condvar,
     tick: Duration,
+    ticks_at_once: u32,
 }
 
 /// How many threads run, and whether all that ever did have ended.
@@ -97,6 +95,7 @@ pub(super) fn start(
         threads: Mutex::default(),
         stopped: Condvar::new(),
         tick: options.tick,
+        ticks_at_once: options.raft.heartbeat_interval.0,
     });
     let (fetch_reader, apply_reader) = (log.reader(), log.reader());
 
@@ -172,27 +171,25 @@ fn spawn(
 }
 
 /// The pump's thread: takes what waits, or a tick when it is time.
-#[expect(clippy::disallowed_methods, reason = "this is the one place that has a clock")]
 fn run_pump(pump: &mut Pump, shared: &Arc<Shared>) {
     let mut inputs = Vec::new();
     let mut work = Vec::new();
-    let mut next_tick = Instant::now() + shared.tick;
+    let mut clock = Clock::new(shared.tick, shared.ticks_at_once, Now::read());
     loop {
-        let wait = next_tick.saturating_duration_since(Instant::now());
+        let wait = clock.until_next(Now::read());
         if !shared.inbox.take(&mut inputs, Some(wait)) {
             return;
         }
         shared.bounds.taken(&inputs);
-        let now = Instant::now();
-        let mut made_up = 0;
-        while now >= next_tick && made_up < CATCH_UP_TICKS {
-            inputs.push(Input::Tick);
-            next_tick += shared.tick;
-            made_up += 1;
+        let passed = clock.passed(Now::read());
+        if passed.skipped {
+            // Before what waited, reads above all: they may not rely on a lease any more.
+            inputs.insert(0, Input::TicksSkipped);
         }
-        next_tick = next_tick.max(now);
+        // After what waited: a heartbeat that has come in time counts as such.
+        inputs.extend((0..passed.ticks).map(|_| Input::Tick));
         pump.run(inputs.drain(..), &mut work);
-        if made_up > 0 {
+        if passed.ticks > 0 {
             shared.show(&pump.status(), Watchers::Spare);
         }
         for work in work.drain(..) {
@@ -249,6 +246,22 @@ impl Shared {
             return waiter.answer(Err(RequestError::Busy));
         }
         self.inbox.put([Input::Transfer(to, waiter)]);
+    }
+
+    pub(super) fn forget_leader(&self, callback: Callback<()>) {
+        let waiter = self.waiter(callback);
+        if !self.bounds.admit_request() {
+            return waiter.answer(Err(RequestError::Busy));
+        }
+        self.inbox.put([Input::ForgetLeader(waiter)]);
+    }
+
+    pub(super) fn request_snapshot(&self, callback: Callback<()>) {
+        let waiter = self.waiter(callback);
+        if !self.bounds.admit_request() {
+            return waiter.answer(Err(RequestError::Busy));
+        }
+        self.inbox.put([Input::RequestSnapshot(waiter)]);
     }
 
     pub(super) fn status(&self) -> Status {
@@ -393,8 +406,14 @@ impl Bounds {
                 Input::Propose(..)
                 | Input::ReadBarrier(..)
                 | Input::Change(..)
-                | Input::Transfer(..) => requests += 1,
-                Input::Tick | Input::Arrival(_) | Input::Done(_) | Input::Stop { .. } => {}
+                | Input::Transfer(..)
+                | Input::ForgetLeader(_)
+                | Input::RequestSnapshot(_) => requests += 1,
+                Input::Tick
+                | Input::TicksSkipped
+                | Input::Arrival(_)
+                | Input::Done(_)
+                | Input::Stop { .. } => {}
             }
         }
         self.messages.fetch_sub(messages, Ordering::Relaxed);
@@ -418,7 +437,9 @@ fn bytes_of(envelopes: &[Envelope]) -> usize {
         | Message::Snapshot(_)
         | Message::TimeoutNow
         | Message::ReadIndex { .. }
-        | Message::ReadIndexReply { .. } => 0,
+        | Message::ReadIndexReply { .. }
+        | Message::SnapshotRequest { .. }
+        | Message::Removed { .. } => 0,
     };
     envelopes.iter().map(|envelope| payload(envelope) + size_of::<Envelope>()).sum()
 }

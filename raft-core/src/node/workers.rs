@@ -48,8 +48,20 @@ pub(crate) enum ApplyWork {
         /// The term in whose name it is sent.
         term: Term,
     },
-    /// Replace the state machine's data.
-    Restore(Box<dyn SnapshotReader>),
+    /// Replace the state machine's data by this snapshot, which stands for this.
+    Restore(SnapshotMeta, Box<dyn SnapshotReader>),
+    /// Drop this.
+    Discard(Garbage),
+}
+
+/// A snapshot that nobody wants. To drop it takes a while.
+#[derive(Debug)]
+#[expect(dead_code, reason = "all that is done with it is to drop it")]
+pub(crate) enum Garbage {
+    /// It has arrived.
+    Reader(Box<dyn SnapshotReader>),
+    /// It was taken.
+    Source(Box<dyn SnapshotSource>),
 }
 
 /// Consecutive committed entries to apply, and who waits for them.
@@ -82,6 +94,8 @@ pub(crate) enum Done {
     SnapshotTaken(NodeId, Term, Box<dyn SnapshotSource>),
     /// The state machine holds what this snapshot held.
     Restored(SnapshotMeta),
+    /// Something was dropped.
+    Discarded,
 }
 
 /// Writes the log.
@@ -185,8 +199,13 @@ impl ApplyWorker {
                 let source = self.machine.snapshot().map_err(StopCause::machine)?;
                 Ok(Done::SnapshotTaken(to, term, source))
             }
-            ApplyWork::Restore(reader) => {
-                let meta = reader.meta().clone();
+            ApplyWork::Discard(garbage) => {
+                drop(garbage);
+                Ok(Done::Discarded)
+            }
+            ApplyWork::Restore(meta, reader) => {
+                // Before anything is replaced: what the protocol decided on, or nothing.
+                assert_eq!(*reader.meta(), meta, "another snapshot than the one decided on");
                 let applied = self.machine.restore(reader).map_err(StopCause::machine)?;
                 invariant!(applied.last == meta.last, "the state machine restored something else");
                 Ok(Done::Restored(meta))

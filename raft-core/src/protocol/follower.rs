@@ -154,7 +154,9 @@ impl Raft {
         if self.installing.is_none() {
             self.commit_to(commit);
         }
-        self.send(from, Message::HeartbeatReply { round }, Vouches::Term);
+        let shield = self.promise_shield();
+        let reply = self.heartbeat_reply(round, shield);
+        self.send(from, reply, Vouches::Term);
     }
 
     /// A snapshot has arrived, whole and verified (§7). It may be of an earlier term: what it holds is
@@ -170,6 +172,9 @@ impl Raft {
             // only make the leader send a third. And what follows what is committed is not older.
             return self.outbox.effect(Effect::DropSnapshot(meta));
         }
+        if self.is_repair(&meta) {
+            return self.install(meta);
+        }
         if meta.last.index <= self.commit && !mutant!(raft_mutant = "installs_old_snapshots") {
             let through = self.commit;
             self.outbox.effect(Effect::DropSnapshot(meta));
@@ -182,8 +187,24 @@ impl Raft {
             self.outbox.effect(Effect::DropSnapshot(meta));
             return self.reply_matched(from, through);
         }
+        self.install(meta);
+    }
+
+    /// Hands the snapshot to the state machine. Until it is installed nobody may elect this node: its
+    /// log is about to be replaced (rule E12).
+    fn install(&mut self, meta: SnapshotMeta) {
+        if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) {
+            self.become_follower(self.hard.term, None, None);
+        }
         self.installing = Some(meta.clone());
         self.outbox.effect(Effect::InstallSnapshot(meta));
+    }
+
+    /// Whether this is the snapshot that was asked for to repair the state machine: it must hold what
+    /// may have been applied, and belong to this log as far as that goes.
+    fn is_repair(&self, meta: &SnapshotMeta) -> bool {
+        let enough = self.repair.is_some_and(|repair| meta.last.index >= repair.from);
+        enough && (meta.last.index > self.log.last().index || self.log.has(meta.last))
     }
 
     /// The state machine holds the snapshot durably. Now the log may forget (rule S4): all of it, since
@@ -192,15 +213,26 @@ impl Raft {
         if self.installing.take_if(|installing| installing == meta).is_none() {
             return self.drop_message();
         }
-        self.log.reset(meta.last);
-        if !mutant!(raft_mutant = "snapshot_keeps_old_membership") {
-            self.members.reset(meta);
-        }
-        let keep_tail = mutant!(raft_mutant = "conflicting_snapshot_keeps_tail");
-        self.outbox.install(Installed { meta: meta.clone(), keep_tail });
-        self.commit = meta.last.index;
         self.applied = meta.last.index;
-        self.membership_changed();
+        if self.log.has(meta.last) {
+            // It was asked for to repair the state machine: the log was good and stays. What follows
+            // in it is applied again.
+            self.commit = self.commit.max(meta.last.index);
+            self.end_repair();
+            if self.commit > self.applied {
+                self.outbox.effect(Effect::Apply { through: self.commit });
+            }
+        } else {
+            self.log.reset(meta.last);
+            if !mutant!(raft_mutant = "snapshot_keeps_old_membership") {
+                self.members.reset(meta);
+            }
+            let keep_tail = mutant!(raft_mutant = "conflicting_snapshot_keeps_tail");
+            self.outbox.install(Installed { meta: meta.clone(), keep_tail });
+            self.commit = meta.last.index;
+            self.membership_changed();
+            self.end_repair();
+        }
         if let Some(leader) = self.role.known_leader() {
             self.reply_matched(leader, meta.last.index);
         }

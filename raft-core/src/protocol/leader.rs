@@ -1,27 +1,28 @@
-//! What a leader does: replicate, commit, keep its followers, change the membership.
+//! What a leader does: replicate, commit, keep its followers.
 //!
-//! Paper: §5.3, §5.4.2, Figure 2 (`Rules for Servers: Leaders`), §6, §7, Figure 8; dissertation 4, 6.2,
-//! 10.2. Rules upheld here: E13, L1, L2, L5, L7, L8, L9, L10, M1, M2, M4, M5, M7, S5, S6.
+//! Paper: §5.3, §5.4.2, Figure 2 (`Rules for Servers: Leaders`), §7, Figure 8; dissertation 6.2, 10.2.
+//! Rules upheld here: E13, L1, L2, L5, L7, L8, L9, L10, S5. Snapshots are in `snapshots.rs`, changes of
+//! the membership in `reconfigure.rs`.
 //!
 //! A leader's own disk is one of the disks that count: it sends while it writes, and counts itself once
 //! its own write is done.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::Raft;
-use super::change;
+use super::lease::Lease;
 use super::outbox::Vouches;
 use super::progress::Progress;
 use super::quorum;
 use super::reads::Reads;
 use super::role::{Leader, Role};
-use crate::entry::{Entry, Membership, Payload};
-use crate::event::{Change, ChangeStep, Effect, Refusal, ReplicationMode, Span, Ticket};
+use crate::entry::{Entry, Payload};
+use crate::event::{Effect, Refusal, ReplicationMode, Span, Ticket};
 use crate::message::{AppendOutcome, Message};
-use crate::transport::{Sent, SnapshotOutcome};
-use crate::types::{Index, LogId, NodeId};
+use crate::transport::Sent;
+use crate::types::{Index, LogId, NodeId, Ticks};
 
 /// Whether an append without entries is worth sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +41,15 @@ impl Raft {
         invariant!(matches!(self.role, Role::Candidate(_)), "only a candidate can be elected");
         invariant!(self.outbox.is_term_durable(), "elected in a term that is not durable");
         let last = self.log.last().index;
-        let others = self.members.members().into_iter().filter(|id| *id != self.config.id);
-        let progress = others.map(|id| (id, Progress::new(last.next(), true))).collect();
-        self.role = Role::Leader(Box::new(Leader {
+        // Who leaves by a change that is not committed yet is to be told as well (rule M13).
+        let mut peers = self.members.peers(self.commit);
+        peers.remove(&self.config.id);
+        let progress = peers.keys().map(|&id| (id, Progress::new(last.next()))).collect();
+        let mut leader = Box::new(Leader {
+            now: 0,
             progress,
+            lease: Lease::default(),
+            leaving: BTreeMap::new(),
             first: last.next(),
             heartbeat_elapsed: 0,
             chores_elapsed: 0,
@@ -51,9 +57,13 @@ impl Raft {
             round: 0,
             reads: Reads::default(),
             transfer: None,
+            yield_wait: 0,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
-        }));
+        });
+        leader.part_with(self.members.at(), &self.members.members(), &peers);
+        self.role = Role::Leader(leader);
+        self.abandon_repair();
         self.reset_election_timer();
         // Entries of older terms commit only together with one of ours (§5.4.2, rules L1, L2).
         let id = self.next_id();
@@ -85,16 +95,23 @@ impl Raft {
 
     pub(super) fn tick_leader(&mut self) {
         self.tick_transfer();
-        if self.election_elapsed >= self.config.election_timeout.0 {
-            self.election_elapsed = 0;
-            if self.config.check_quorum
-                && !self.has_quorum()
-                && !mutant!(raft_mutant = "never_steps_down")
-            {
-                // Nobody hears us, or we hear nobody. There may be another leader (rule E13).
-                return self.become_follower(self.hard.term, None, None);
-            }
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.now += 1;
+        for follower in leader.progress.values_mut() {
+            follower.tick(&self.config);
         }
+        let deaf = self.config.check_quorum && !self.hears_quorum();
+        if deaf && !mutant!(raft_mutant = "never_steps_down") {
+            // Nobody hears us, or we hear nobody. There may be another leader (rule E13).
+            return self.become_follower(self.hard.term, None, None);
+        }
+        self.tick_snapshots();
+        self.tick_leaving();
+        self.tick_heartbeat();
+    }
+
+    /// What is done once a heartbeat interval.
+    fn tick_heartbeat(&mut self) {
         let interval = self.config.heartbeat_interval.0;
         let Role::Leader(leader) = &mut self.role else { return };
         leader.heartbeat_elapsed += 1;
@@ -103,6 +120,7 @@ impl Raft {
             leader.chores_elapsed = 0;
             leader.ends = (leader.ends.1, self.log.last().index);
             self.maybe_record_incarnations();
+            self.maybe_yield();
         }
         let Role::Leader(leader) = &self.role else { return };
         if leader.heartbeat_elapsed >= interval {
@@ -111,18 +129,15 @@ impl Raft {
         }
     }
 
-    /// Whether a quorum was heard since the last time this was asked. A lone voter always is one.
-    fn has_quorum(&mut self) -> bool {
-        let me = self.config.id;
-        let Role::Leader(leader) = &mut self.role else { return false };
-        let progress = &mut leader.progress;
-        let quorum = quorum::is_quorum(&self.members, |id| {
-            id == me || progress.get(&id).is_some_and(|p| p.active)
-        });
-        for follower in progress.values_mut() {
-            follower.active = false;
-        }
-        quorum
+    /// Whether a quorum was heard within an election timeout, of both halves of a joint configuration
+    /// (rule M3). Each follower is timed for itself, so a leader that is cut off stops within one
+    /// timeout, not two. A lone voter always hears itself.
+    fn hears_quorum(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        quorum::is_quorum(&self.members, |id| {
+            let active = |id| leader.progress.get(id).is_some_and(|p| p.is_active(&self.config));
+            self.is_me(id) || active(&id)
+        })
     }
 
     /// Tells everybody that we lead, and begins a round for the reads that wait. Heartbeats do not
@@ -137,6 +152,8 @@ impl Raft {
             let joins = u64::from(mutant!(raft_mutant = "read_joins_an_older_round"));
             leader.reads.begin_round(round.saturating_sub(joins), commit);
         }
+        leader.tell_leaving(round, commit);
+        leader.lease_round_sent(round, &self.config);
         // A follower may hold less than what is committed, or something else there (rule L5).
         let known: Vec<_> =
             leader.progress.iter().map(|(&id, p)| (id, p.matched.min(commit))).collect();
@@ -150,16 +167,28 @@ impl Raft {
         }
     }
 
-    pub(super) fn on_heartbeat_reply(&mut self, from: NodeId, round: u64) {
+    /// A follower answers heartbeat `round`; it promises not to vote for others for the time of `shield`.
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        from: NodeId,
+        round: u64,
+        shield: Ticks,
+        priority: u8,
+    ) {
         let last = self.log.last().index;
         let Role::Leader(leader) = &mut self.role else { return };
         let newest = leader.round;
+        let left = leader.knows_it_left(from, round);
         let Some(follower) = leader.progress.get_mut(&from) else { return self.drop_message() };
         if round > newest {
             return self.drop_message(); // Nobody has asked that yet.
         }
-        follower.active = true;
+        if left {
+            return self.dismiss(from);
+        }
+        follower.silent = 0;
         follower.round = follower.round.max(round);
+        follower.priority = priority;
         follower.paused &= mutant!(raft_mutant = "paused_for_ever");
         let full = follower.is_window_full(&self.config);
         match follower.mode {
@@ -174,7 +203,11 @@ impl Raft {
             ReplicationMode::Replicate if follower.matched < last => {
                 self.maybe_replicate(from, Empty::Send);
             }
-            ReplicationMode::Replicate | ReplicationMode::Snapshot => {}
+            ReplicationMode::Replicate => {}
+            ReplicationMode::Snapshot => self.probe_installation(from),
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.promised(from, round, shield, &self.config);
         }
         self.maybe_promote(from);
         self.maybe_confirm_reads();
@@ -251,11 +284,12 @@ impl Raft {
         }
         let before = follower.next.prev();
         let Some(prev_term) = self.log.term_at(before) else {
-            // The log does not reach back that far any more (§7). Nobody who is away is sent a
-            // snapshot: it would keep the log from being compacted for nothing (rule S6).
-            if follower.active {
+            // The log does not reach back that far any more (§7).
+            if self.maybe_send_snapshot(to)
+                && let Role::Leader(leader) = &mut self.role
+                && let Some(follower) = leader.progress.get_mut(&to)
+            {
                 follower.become_snapshot();
-                self.outbox.effect(Effect::SendSnapshot { to, term });
             }
             return;
         };
@@ -331,7 +365,7 @@ impl Raft {
     pub(super) fn on_append_reply(&mut self, from: NodeId, outcome: AppendOutcome) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(follower) = leader.progress.get_mut(&from) else { return self.drop_message() };
-        follower.active = true;
+        follower.silent = 0;
         match outcome {
             AppendOutcome::Matched { through } => self.on_matched(from, through),
             AppendOutcome::Rejected { prev, hint } => self.on_rejected(from, prev, hint),
@@ -348,16 +382,23 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(follower) = leader.progress.get_mut(&from) else { return };
         follower.acknowledged(through);
-        match follower.mode {
-            // It has been sent a snapshot and says how far it was before. Another would not help.
-            ReplicationMode::Probe if follower.matched < base && follower.next > base.next() => {
-                return;
-            }
-            ReplicationMode::Probe => follower.become_replicate(),
+        match (follower.mode, follower.snapshot) {
+            (ReplicationMode::Probe, _) => follower.become_replicate(),
+            (ReplicationMode::Replicate, _) => follower.paused = false,
             // Wherever it got it from: the log reaches back far enough again (rule S5).
-            ReplicationMode::Snapshot if follower.matched >= base => follower.become_replicate(),
-            ReplicationMode::Replicate => follower.paused = false,
-            ReplicationMode::Snapshot => return,
+            (ReplicationMode::Snapshot, _) if follower.matched >= base => {
+                follower.snapshot_acknowledged();
+                follower.become_replicate();
+            }
+            // It has installed what it was sent, but the log was cut beyond that.
+            (ReplicationMode::Snapshot, Some(delivery))
+                if delivery.last.is_some_and(|last| last.index <= follower.matched) =>
+            {
+                follower.snapshot_acknowledged();
+                follower.become_probe(follower.matched.next());
+            }
+            // It says how far it was before.
+            (ReplicationMode::Snapshot, Some(_) | None) => return,
         }
         self.maybe_commit();
         self.maybe_promote(from);
@@ -380,30 +421,17 @@ impl Raft {
                 // Strictly before the last guess, so the search ends (rule L9).
                 guess.next().min(prev.index)
             }
-            ReplicationMode::Replicate | ReplicationMode::Probe | ReplicationMode::Snapshot => {
+            ReplicationMode::Snapshot => {
+                let arrived = follower.snapshot.filter(|delivery| delivery.arrived);
+                if arrived.and_then(|delivery| delivery.last) == Some(prev) {
+                    self.snapshot_lost(from); // It has arrived, yet the follower is without it.
+                }
                 return;
             }
+            ReplicationMode::Replicate | ReplicationMode::Probe => return,
         };
         follower.become_probe(next);
         self.maybe_replicate(from, Empty::Send);
-    }
-
-    /// What became of a snapshot. Either way the follower is probed, once it is heard again (rule S6).
-    pub(super) fn on_snapshot_sent(&mut self, to: NodeId, last: LogId, outcome: SnapshotOutcome) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let Some(follower) = leader.progress.get_mut(&to) else { return };
-        if follower.mode != ReplicationMode::Snapshot
-            || (mutant!(raft_mutant = "failed_snapshot_is_not_noticed")
-                && outcome == SnapshotOutcome::Failed)
-        {
-            return; // It has caught up some other way, or leadership came back in between.
-        }
-        let next = match outcome {
-            SnapshotOutcome::Delivered => last.index.next(),
-            SnapshotOutcome::Failed => follower.next,
-        };
-        follower.become_probe(next);
-        follower.paused = true;
     }
 
     // Commitment.
@@ -482,116 +510,5 @@ impl Raft {
             leader.uncommitted.pop_front();
             leader.uncommitted_bytes -= bytes;
         }
-    }
-
-    // Membership.
-
-    pub(super) fn on_change_requested(&mut self, ticket: Ticket, change: &Change) {
-        match self.judge_change(change) {
-            Ok(membership) => {
-                let id = self.next_id();
-                self.outbox.effect(Effect::Appended { ticket, id });
-                self.append_membership(id, membership);
-            }
-            Err(why) => self.refuse(ticket, why),
-        }
-    }
-
-    /// What the membership becomes, or why it may not change now.
-    fn judge_change(&self, change: &Change) -> Result<Membership, Refusal> {
-        let Role::Leader(leader) = &self.role else { return Err(self.not_leader()) };
-        if let Some(transfer) = &leader.transfer {
-            return Err(Refusal::Transferring { to: transfer.to });
-        }
-        if self.commit < leader.first && !mutant!(raft_mutant = "change_before_own_commit") {
-            return Err(Refusal::NotReady); // Rule M2: two changes of two leaders could part ways.
-        }
-        let found = self.members.at().index;
-        let pending = found > self.commit && !mutant!(raft_mutant = "two_changes_at_once");
-        if pending || self.members.is_joint() {
-            return Err(Refusal::ChangePending { since: found }); // Rule M1.
-        }
-        match change.expected_at {
-            Some(expected) if expected != found => {
-                Err(Refusal::MembershipMoved { found, expected })
-            }
-            Some(_) | None => change::next(&self.members, change),
-        }
-    }
-
-    /// Makes `id` a voter if that was asked for and it has caught up: it is heard, and at most a
-    /// heartbeat behind (dissertation 4.2.1, rule M12). A voter further behind could stop the cluster
-    /// from committing for as long as it takes to catch up.
-    fn maybe_promote(&mut self, id: NodeId) {
-        if !self.members.promoting.contains(&id) {
-            return;
-        }
-        let Role::Leader(leader) = &self.role else { return };
-        let caught_up = leader.progress.get(&id).is_some_and(|follower| {
-            follower.mode == ReplicationMode::Replicate && follower.matched >= leader.ends.0
-        });
-        if !caught_up {
-            return;
-        }
-        let promote = Change { steps: vec![ChangeStep::AddVoter(id, None)], expected_at: None };
-        // Refused while another change is pending; the next answer of the learner tries again.
-        if let Ok(membership) = self.judge_change(&promote) {
-            let next = self.next_id();
-            self.append_membership(next, membership);
-        }
-    }
-
-    /// Appends a configuration: it is in force from here on (§6).
-    pub(super) fn append_membership(&mut self, id: LogId, membership: Membership) {
-        // Whoever comes (back) is to be met anew: it may be in another life by now (rule M10).
-        self.met.retain_members(&self.members);
-        self.append(vec![Entry { id, payload: Payload::Membership(membership) }]);
-        self.membership_changed();
-        let last = self.log.last().index;
-        let members = self.members.members();
-        let me = self.config.id;
-        let Role::Leader(leader) = &mut self.role else { return };
-        leader.progress.retain(|id, _| members.contains(id));
-        for id in members.into_iter().filter(|id| *id != me) {
-            // A newcomer counts as heard, or it would never be sent a snapshot.
-            leader.progress.entry(id).or_insert_with(|| Progress::new(last, true));
-        }
-        self.check_transferee();
-        self.replicate_to_all();
-        // A smaller quorum may already hold what waited (rule M7).
-        self.maybe_commit();
-        self.maybe_confirm_reads();
-    }
-
-    /// The configuration in force is committed: leave it if it is joint (rule M4: also if an earlier
-    /// leader entered it), leave office if we are not in it (rule M5).
-    fn on_membership_committed(&mut self) {
-        let Role::Leader(leader) = &self.role else { return };
-        if self.members.is_joint() {
-            let stays = mutant!(raft_mutant = "successor_stays_joint")
-                && self.members.at().term != self.hard.term;
-            if self.members.auto_leave && self.commit >= leader.first && !stays {
-                let id = self.next_id();
-                let membership = change::leave_joint(&self.members);
-                self.append_membership(id, membership);
-            }
-            return;
-        }
-        if self.members.is_voter(self.config.id) {
-            return;
-        }
-        // Whoever has most goes next; it need not wait for its timeout.
-        let best = leader
-            .progress
-            .iter()
-            .filter(|(id, _)| self.members.is_voter(**id))
-            .max_by_key(|(_, follower)| follower.matched)
-            .map(|(&id, _)| id);
-        // The others learn that the change is committed before we fall silent.
-        self.broadcast_heartbeat();
-        if let Some(best) = best {
-            self.send(best, Message::TimeoutNow, Vouches::Term);
-        }
-        self.become_follower(self.hard.term, None, None);
     }
 }

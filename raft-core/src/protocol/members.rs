@@ -55,6 +55,16 @@ impl Members {
         peers
     }
 
+    /// Whether `id` takes part in the committed configuration or in any after it.
+    pub(crate) fn is_known(&self, id: NodeId, commit: Index) -> bool {
+        self.since_committed(commit).iter().any(|(_, membership)| membership.contains(id))
+    }
+
+    /// Whether `id` takes part in any configuration that is remembered.
+    pub(crate) fn ever_contained(&self, id: NodeId) -> bool {
+        self.history.iter().any(|(_, membership)| membership.contains(id))
+    }
+
     fn since_committed(&self, commit: Index) -> &[(LogId, Membership)] {
         let after = self.history.partition_point(|(at, _)| at.index <= commit);
         &self.history[after.saturating_sub(1)..]

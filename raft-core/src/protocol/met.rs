@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use super::Raft;
 use super::role::Role;
 use crate::entry::Membership;
+use crate::transport::Peers;
 use crate::types::{Incarnation, NodeId};
 
 /// More than this many nodes are not remembered: they cannot all be members.
@@ -20,9 +21,9 @@ const MET_MAX: usize = 64;
 pub(super) struct Met(BTreeMap<NodeId, Incarnation>);
 
 impl Met {
-    /// Forgets who is no member.
-    pub(super) fn retain_members(&mut self, membership: &Membership) {
-        self.0.retain(|id, _| membership.contains(*id));
+    /// Forgets who is not connected as a peer.
+    pub(super) fn retain(&mut self, peers: &Peers) {
+        self.0.retain(|id, _| peers.contains_key(id));
     }
 }
 

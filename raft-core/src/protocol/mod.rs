@@ -12,13 +12,20 @@ pub mod change;
 mod follower;
 mod invariants;
 mod leader;
+mod lease;
+mod leaving;
 mod members;
 mod met;
+mod plausible;
+mod preference;
 mod progress;
 pub mod quorum;
 mod reads;
+mod reconfigure;
+mod repair;
 mod role;
 mod shape;
+mod snapshots;
 mod transfer;
 
 mod outbox;
@@ -27,10 +34,13 @@ use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
 use self::invariants::Before;
+use self::leaving::Removal;
 use self::members::Members;
 use self::met::Met;
 use self::outbox::{Outbox, Vouches};
+use self::plausible::{is_asked_for, is_from_leader, is_plausible};
 use self::reads::Forwarded;
+use self::repair::Repair;
 use self::role::{Follower, Role};
 use self::shape::LogShape;
 use crate::config::Config;
@@ -40,11 +50,7 @@ use crate::log_store::Recovered;
 use crate::message::{Campaign, Envelope, Message};
 use crate::snapshot::SnapshotMeta;
 use crate::transport::Peers;
-use crate::types::{HardState, Index, LogId, NodeId, Term};
-
-/// Terms and indices above this are refused when a peer claims them: 2^63 of anything cannot have
-/// been counted, and arithmetic on the rest cannot overflow.
-const CLAIM_MAX: u64 = 1 << 63;
+use crate::types::{HardState, Index, LogId, NodeId, Term, Ticks};
 
 /// One replica of the protocol.
 #[derive(Debug)]
@@ -59,16 +65,22 @@ pub struct Raft {
     commit: Index,
     applied: Index,
     role: Role,
-    /// Ticks since this node heard its leader, granted a vote or began to campaign. For a leader:
-    /// since it last looked for a quorum.
+    /// Ticks since this node heard its leader, granted a vote or began to campaign. Means nothing
+    /// for a leader.
     election_elapsed: u32,
     /// How many ticks that may become; drawn anew each time (rule E4).
     election_timeout: u32,
     /// A snapshot is being installed; the log is about to be replaced.
     installing: Option<SnapshotMeta>,
+    /// The state machine is damaged, and a snapshot was asked for.
+    repair: Option<Repair>,
+    /// For so many more ticks this node votes for nobody that its leader has not asked to campaign: it
+    /// has promised, or has forgotten what it promised (rule R5).
+    shield: Ticks,
     /// Reads that were passed on to the leader.
     forwarded: Forwarded,
     met: Met,
+    removal: Removal,
     outbox: Outbox,
     dropped: u64,
     before: Before,
@@ -107,8 +119,11 @@ impl Raft {
             election_elapsed: 0,
             election_timeout: 0,
             installing: None,
+            repair: None,
+            shield: if config.lease.is_some() { config.election_timeout } else { Ticks(0) },
             forwarded,
             met: Met::default(),
+            removal: Removal::default(),
             outbox: Outbox::new(found.last),
             dropped: 0,
             before: Before::default(),
@@ -118,6 +133,7 @@ impl Raft {
             config,
         };
         raft.reset_election_timer();
+        raft.review_removal();
         raft.check_invariants();
         raft
     }
@@ -150,6 +166,8 @@ impl Raft {
             membership,
             membership_at: self.members.at(),
             followers: self.follower_statuses(),
+            removed: self.removed(),
+            lease: self.has_lease(),
             dropped: self.dropped,
         }
     }
@@ -215,10 +233,14 @@ impl Raft {
         self.commit
     }
 
-    /// Everybody this node may have to hear: the members, and those who leave until that is
-    /// committed.
+    /// Everybody this node may have to hear: the members, those who leave until that is committed, and
+    /// at a leader until they know.
     pub fn peers(&self) -> Peers {
-        self.members.peers(self.commit)
+        let mut peers = self.members.peers(self.commit);
+        if let Role::Leader(leader) = &self.role {
+            peers.extend(leader.leaving_peers());
+        }
+        peers
     }
 
     /// The configuration in force.
@@ -252,8 +274,11 @@ impl Raft {
                 id,
                 matched: progress.matched,
                 next: progress.next,
-                active: progress.active,
+                active: progress.is_active(&self.config),
                 mode: progress.mode,
+                leaving: leader.leaving.contains_key(&id),
+                priority: progress.priority,
+                snapshot: progress.snapshot.map(|delivery| delivery.status()),
             })
             .collect()
     }
@@ -271,18 +296,25 @@ impl Raft {
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Tick => self.on_tick(),
+            Event::TicksSkipped => self.on_ticks_skipped(),
             Event::Received(envelope) => self.on_envelope(envelope),
             Event::Proposed(proposals) => self.on_proposed(proposals),
             Event::ReadRequested(ticket) => self.on_read_requested(ticket),
+            Event::LeaseReadRequested(ticket) => self.on_lease_read_requested(ticket),
             Event::ChangeRequested(ticket, change) => self.on_change_requested(ticket, &change),
             Event::TransferRequested(ticket, to) => self.on_transfer_requested(ticket, to),
+            Event::ForgetRequested(ticket) => self.on_forget_requested(ticket),
+            Event::SnapshotRequested(ticket) => self.on_snapshot_requested(ticket),
             Event::Replicated { span, through, bytes, sent } => {
                 self.on_replicated(&span, through, bytes, sent);
             }
             Event::Persisted { seq } => self.on_persisted(seq),
             Event::Applied { through } => self.on_applied(through),
             Event::Compacted(base) => self.on_compacted(&base),
-            Event::SnapshotSent { to, last, outcome } => self.on_snapshot_sent(to, last, outcome),
+            Event::SnapshotTaken { to, term, last } => self.on_snapshot_taken(to, term, last),
+            Event::SnapshotSent { to, term, last, outcome } => {
+                self.on_snapshot_sent(to, term, last, outcome);
+            }
             Event::SnapshotInstalled(meta) => self.on_snapshot_installed(&meta),
             Event::Met(peer, incarnation) => self.on_met(peer, incarnation),
             Event::Unreachable(peer) => self.on_unreachable(peer),
@@ -294,13 +326,15 @@ impl Raft {
 
     fn on_tick(&mut self) {
         self.election_elapsed = self.election_elapsed.saturating_add(1);
+        self.shield.0 = self.shield.0.saturating_sub(1);
+        self.tick_repair();
         for ticket in self.forwarded.expired(self.config.election_timeout) {
             self.refuse(ticket, Refusal::TimedOut);
         }
         match &self.role {
             Role::Leader(_) => self.tick_leader(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
-                if self.election_elapsed >= self.election_timeout {
+                if self.election_elapsed >= self.election_timeout && self.shield.0 == 0 {
                     self.on_election_timeout();
                 }
             }
@@ -346,9 +380,29 @@ impl Raft {
         if to != self.config.id || from == self.config.id || !is_plausible(term, &message) {
             return self.drop_message();
         }
+        match &message {
+            // Known to be true whatever the term (rule M13).
+            Message::Removed { at } => return self.on_removed(from, *at),
+            Message::PreVote { .. } | Message::Vote { .. } => self.tell_if_removed(from),
+            Message::PreVoteReply { .. }
+            | Message::VoteReply(_)
+            | Message::Append { .. }
+            | Message::AppendReply(_)
+            | Message::Heartbeat { .. }
+            | Message::HeartbeatReply { .. }
+            | Message::Snapshot(_)
+            | Message::TimeoutNow
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. }
+            | Message::SnapshotRequest { .. } => {}
+        }
         if self.is_shielded_from(&message) {
             // A leader is alive. Neither the vote nor the term is heard (rule E6, dissertation 4.2.3).
             return;
+        }
+        if term > self.hard.term && self.is_gone(from) {
+            // It campaigned alone before it heard. Its term is nobody's business any more.
+            return self.part_with_late(from);
         }
         if term > self.hard.term {
             let leader = is_from_leader(&message).then_some(from);
@@ -367,7 +421,9 @@ impl Raft {
             }
             Message::AppendReply(outcome) => self.on_append_reply(from, outcome),
             Message::Heartbeat { commit, round } => self.on_heartbeat(from, commit, round),
-            Message::HeartbeatReply { round } => self.on_heartbeat_reply(from, round),
+            Message::HeartbeatReply { round, shield, priority } => {
+                self.on_heartbeat_reply(from, round, shield, priority);
+            }
             Message::Snapshot(meta) => {
                 self.follow(from);
                 self.on_snapshot(from, meta);
@@ -377,6 +433,8 @@ impl Raft {
             Message::ReadIndexReply { ticket, index } => {
                 self.on_read_index_reply(from, ticket, index);
             }
+            Message::SnapshotRequest { from: at } => self.on_snapshot_request(from, at),
+            Message::Removed { .. } => {} // Was heard before the term was looked at.
         }
     }
 
@@ -406,8 +464,8 @@ impl Raft {
         let reply = match message {
             Message::PreVote { term, .. } => Message::PreVoteReply { term, outcome: Refused },
             Message::Vote { .. } => Message::VoteReply(Refused),
-            Message::Append { .. } => Message::HeartbeatReply { round: 0 },
-            Message::Heartbeat { round, .. } => Message::HeartbeatReply { round },
+            Message::Append { .. } => self.heartbeat_reply(0, Ticks(0)),
+            Message::Heartbeat { round, .. } => self.heartbeat_reply(round, Ticks(0)),
             Message::ReadIndex { ticket } => Message::ReadIndexReply { ticket, index: None },
             // What it holds was committed, whoever sends it now (rule S7).
             Message::Snapshot(meta) => return self.on_snapshot(from, meta),
@@ -416,7 +474,9 @@ impl Raft {
             | Message::AppendReply(_)
             | Message::HeartbeatReply { .. }
             | Message::TimeoutNow
-            | Message::ReadIndexReply { .. } => return,
+            | Message::ReadIndexReply { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Removed { .. } => return,
         };
         self.send(from, reply, Vouches::Term);
     }
@@ -436,12 +496,23 @@ impl Raft {
             | Message::Snapshot(_)
             | Message::TimeoutNow
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => false,
+            | Message::ReadIndexReply { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Removed { .. } => false,
         };
-        disturbing
-            && self.config.check_quorum
-            && self.leader().is_some()
-            && self.election_elapsed < self.config.election_timeout.0
+        if !disturbing || !self.config.check_quorum {
+            return false;
+        }
+        if self.shield.0 > 0 {
+            return true; // It has promised, whatever its term and leader are by now (rule R5).
+        }
+        match &self.role {
+            Role::Leader(_) => true, // It would have stepped down if it heard no quorum.
+            Role::Follower(Follower { leader }) => {
+                leader.is_some() && self.election_elapsed < self.config.election_timeout.0
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
     }
 
     // Changes of role.
@@ -519,6 +590,7 @@ impl Raft {
         }
         self.members.may_vote(self.config.id, self.commit)
             && (self.installing.is_none() || mutant!(raft_mutant = "campaigns_while_installing"))
+            && self.removed().is_none()
     }
 
     fn send(&mut self, to: NodeId, message: Message, vouches: Vouches) {
@@ -532,6 +604,10 @@ impl Raft {
 
     fn not_leader(&self) -> Refusal {
         Refusal::NotLeader { leader: self.leader(), term: self.hard.term }
+    }
+
+    fn heartbeat_reply(&self, round: u64, shield: Ticks) -> Message {
+        Message::HeartbeatReply { round, shield, priority: self.config.priority }
     }
 
     fn drop_message(&mut self) {
@@ -551,9 +627,10 @@ impl Raft {
         if settled {
             let membership = Membership::clone(&self.members);
             self.outbox.effect(Effect::MembershipCommitted(membership));
+            self.review_removal();
         }
         // What is being installed takes the place of all of this.
-        if self.installing.is_none() {
+        if self.installing.is_none() && self.repair.is_none() {
             self.outbox.effect(Effect::Apply { through: index });
         }
     }
@@ -561,73 +638,6 @@ impl Raft {
     fn membership_changed(&mut self) {
         let membership = Membership::clone(&self.members);
         self.outbox.effect(Effect::MembershipChanged(membership));
-    }
-}
-
-/// Whether only a leader says this.
-fn is_from_leader(message: &Message) -> bool {
-    match message {
-        Message::Append { .. } | Message::Heartbeat { .. } | Message::Snapshot(_) => true,
-        Message::PreVote { .. }
-        | Message::PreVoteReply { .. }
-        | Message::Vote { .. }
-        | Message::VoteReply(_)
-        | Message::AppendReply(_)
-        | Message::HeartbeatReply { .. }
-        | Message::TimeoutNow
-        | Message::ReadIndex { .. }
-        | Message::ReadIndexReply { .. } => false,
-    }
-}
-
-/// Whether its sender campaigns because the leader asked it to.
-fn is_asked_for(message: &Message) -> bool {
-    matches!(message, Message::Vote { campaign: Campaign::Transfer, .. })
-}
-
-/// Whether a peer that follows the protocol can have said this. Looks at nothing but the message:
-/// numbers that cannot have been counted, entries with holes or falling terms.
-fn is_plausible(term: Term, message: &Message) -> bool {
-    let sane = |id: LogId| id.term <= term && id.index.0 < CLAIM_MAX;
-    if term.0 == 0 || term.0 >= CLAIM_MAX {
-        // Nobody speaks before it has been in a term, except to ask whether it may enter the first.
-        let asks_for_first = matches!(
-            message,
-            Message::PreVote { term: Term(1), last: LogId::ZERO } | Message::PreVoteReply { .. }
-        );
-        return term.0 == 0 && asks_for_first;
-    }
-    match message {
-        Message::PreVote { term: next, last } => next.0 == term.0 + 1 && sane(*last),
-        Message::Vote { last, .. } => sane(*last) && last.term < term,
-        Message::Append { prev, entries, .. } => {
-            let mut before = *prev;
-            sane(*prev)
-                && entries.iter().all(|entry| {
-                    let follows = entry.id.index.0 == before.index.0 + 1
-                        && entry.id.term >= before.term
-                        && entry.id.term.0 > 0
-                        && sane(entry.id);
-                    before = entry.id;
-                    follows
-                })
-        }
-        Message::AppendReply(crate::message::AppendOutcome::Rejected { prev, hint }) => {
-            sane(*prev) && sane(*hint)
-        }
-        Message::Snapshot(meta) => {
-            sane(meta.last)
-                && meta.membership_at.index <= meta.last.index
-                && meta.membership_at.term <= meta.last.term
-                && !meta.membership.voters.is_empty()
-        }
-        Message::PreVoteReply { .. }
-        | Message::VoteReply(_)
-        | Message::AppendReply(crate::message::AppendOutcome::Matched { .. })
-        | Message::Heartbeat { .. }
-        | Message::HeartbeatReply { .. }
-        | Message::TimeoutNow
-        | Message::ReadIndex { .. }
-        | Message::ReadIndexReply { .. } => true,
+        self.review_removal();
     }
 }

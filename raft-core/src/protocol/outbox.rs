@@ -144,6 +144,8 @@ impl Outbox {
             | Message::Snapshot(_)
             | Message::TimeoutNow
             | Message::ReadIndex { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Removed { .. }
             | Message::ReadIndexReply { .. } => false,
         };
         if after <= self.persisted_seq || early {
@@ -217,7 +219,9 @@ fn is_outdone(before: &Envelope, later: &Envelope) -> bool {
         | Message::Snapshot(_)
         | Message::TimeoutNow
         | Message::ReadIndex { .. }
-        | Message::ReadIndexReply { .. } => None,
+        | Message::ReadIndexReply { .. }
+        | Message::SnapshotRequest { .. }
+        | Message::Removed { .. } => None,
     };
     (before.to, before.term) == (later.to, later.term)
         && matched(before).zip(matched(later)).is_some_and(|(before, later)| before <= later)

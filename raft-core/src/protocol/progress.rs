@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 
 use crate::config::Config;
-use crate::event::ReplicationMode;
-use crate::types::Index;
+use crate::event::{ReplicationMode, SnapshotStatus};
+use crate::types::{Index, LogId, Ticks};
 
 /// A follower, as its leader sees it.
 #[derive(Clone, Debug)]
@@ -21,34 +21,96 @@ pub(crate) struct Progress {
     pub(crate) next: Index,
     /// How it is being brought up to date.
     pub(crate) mode: ReplicationMode,
-    /// Whether it was heard from since the last look at the quorum.
-    pub(crate) active: bool,
+    /// Ticks since it was heard last, or since it became our follower.
+    pub(crate) silent: u32,
+    /// Ticks since it was last silent for an election timeout, or since it became our follower.
+    pub(crate) steady: u32,
     /// The latest heartbeat round it has answered.
     pub(crate) round: u64,
+    /// Until this tick of the term it will not vote for anybody else (dissertation 6.4.1).
+    pub(crate) shields_until: u64,
+    /// How much it is preferred as a leader, as it says itself.
+    pub(crate) priority: u8,
     /// Nothing is sent until something is heard: a probe is out, or its queue is full.
     pub(crate) paused: bool,
     /// A span was handed out with this `prev`, and what became of it is not known yet.
     pub(crate) sending: Option<Index>,
+    /// A snapshot is on its way to it, or has arrived and is not acknowledged.
+    pub(crate) snapshot: Option<Delivery>,
+    /// How often in a row a snapshot has failed, and for how many ticks none is sent therefore.
+    failures: u32,
+    pub(crate) snapshot_wait: u32,
     /// Appends on their way: the last index and the bytes of each, in order.
     window: VecDeque<(Index, usize)>,
     window_bytes: usize,
 }
 
+/// A snapshot for a follower, from the wish to send one to the follower's word that it has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delivery {
+    /// What the state machine had applied when the snapshot was asked for: it holds at least that.
+    pub(crate) from: Index,
+    /// The last entry in it, once it was taken.
+    pub(crate) last: Option<LogId>,
+    /// The transport has delivered it. The follower installs it now, however long that takes.
+    pub(crate) arrived: bool,
+    /// Ticks since it was asked for.
+    elapsed: u32,
+}
+
+impl Delivery {
+    /// The log must not be cut beyond this: the follower goes on from there.
+    pub(crate) fn pin(&self) -> Index {
+        self.last.map_or(self.from, |last| last.index)
+    }
+
+    pub(crate) fn status(&self) -> SnapshotStatus {
+        let Self { last, arrived, elapsed, .. } = *self;
+        SnapshotStatus { last, arrived, elapsed: Ticks(elapsed) }
+    }
+}
+
 impl Progress {
-    /// A follower of whom nothing is known but that it is a member. Probing starts at `next`.
-    pub(crate) fn new(next: Index, active: bool) -> Self {
+    /// A follower of whom nothing is known but that it is a member; it counts as heard just now.
+    /// Probing starts at `next`.
+    pub(crate) fn new(next: Index) -> Self {
         Self {
             matched: Index::ZERO,
             next,
             mode: ReplicationMode::Probe,
-            active,
+            silent: 0,
+            steady: 0,
             round: 0,
+            shields_until: 0,
+            priority: 0,
             paused: false,
             sending: None,
+            snapshot: None,
+            failures: 0,
+            snapshot_wait: 0,
             window: VecDeque::new(),
             window_bytes: 0,
         }
     }
+
+    // Time.
+
+    /// A tick of the leader's clock.
+    pub(crate) fn tick(&mut self, config: &Config) {
+        self.silent = self.silent.saturating_add(1);
+        self.steady = if self.is_active(config) { self.steady.saturating_add(1) } else { 0 };
+        self.snapshot_wait = self.snapshot_wait.saturating_sub(1);
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.elapsed = snapshot.elapsed.saturating_add(1);
+        }
+    }
+
+    /// Whether it was heard within an election timeout.
+    pub(crate) fn is_active(&self, config: &Config) -> bool {
+        self.silent < config.election_timeout.0
+    }
+
+    // Pacing.
 
     /// Whether nothing may be sent now.
     pub(crate) fn is_paused(&self, config: &Config) -> bool {
@@ -110,17 +172,47 @@ impl Progress {
         self.next = next.max(self.matched.next());
     }
 
-    /// A snapshot is on its way.
+    /// The log does not reach back far enough: only a snapshot helps. See
+    /// [`Progress::begin_snapshot`].
     pub(crate) fn become_snapshot(&mut self) {
         self.enter(ReplicationMode::Snapshot);
     }
 
     fn enter(&mut self, mode: ReplicationMode) {
+        if self.mode == ReplicationMode::Snapshot {
+            self.snapshot = None;
+        }
         self.mode = mode;
         self.paused = false;
         self.sending = None;
         self.window.clear();
         self.window_bytes = 0;
+    }
+
+    // Snapshots.
+
+    /// A snapshot of at least `from` is to be sent.
+    pub(crate) fn begin_snapshot(&mut self, from: Index) {
+        self.snapshot = Some(Delivery { from, last: None, arrived: false, elapsed: 0 });
+    }
+
+    /// The snapshot did not arrive, or the follower has lost it. The next waits: twice as long each
+    /// time, up to eight election timeouts, so that a peer that cannot take one does not keep the
+    /// leader busy making them (rule S6).
+    pub(crate) fn snapshot_failed(&mut self, config: &Config) {
+        self.snapshot = None;
+        self.failures = self.failures.saturating_add(1);
+        let first = u64::from(config.heartbeat_interval.0);
+        let most = u64::from(config.election_timeout.0) * 8;
+        let wait = (first << self.failures.min(32)).min(most);
+        self.snapshot_wait = u32::try_from(wait).unwrap_or(u32::MAX);
+    }
+
+    /// The follower has what the snapshot held.
+    pub(crate) fn snapshot_acknowledged(&mut self) {
+        self.snapshot = None;
+        self.failures = 0;
+        self.snapshot_wait = 0;
     }
 }
 
@@ -129,10 +221,14 @@ mod tests {
     use super::*;
     use crate::types::NodeId;
 
+    fn config() -> Config {
+        Config::new(NodeId::new(1).unwrap())
+    }
+
     /// Rule L7.
     #[test]
     fn late_acknowledgements_lower_nothing() {
-        let mut progress = Progress::new(Index(1), true);
+        let mut progress = Progress::new(Index(1));
         progress.become_replicate();
         progress.sent(Index(5), 10);
         progress.sent(Index(9), 10);
@@ -144,10 +240,10 @@ mod tests {
 
     #[test]
     fn the_window_has_a_limit_in_messages_and_in_bytes() {
-        let mut config = Config::new(NodeId::new(1).unwrap());
+        let mut config = config();
         config.window_messages = 2;
         config.window_bytes = 100;
-        let mut progress = Progress::new(Index(1), true);
+        let mut progress = Progress::new(Index(1));
         progress.become_replicate();
         progress.sent(Index(1), 10);
         assert!(!progress.is_paused(&config));
@@ -157,5 +253,36 @@ mod tests {
         assert!(!progress.is_paused(&config));
         progress.sent(Index(3), 100);
         assert!(progress.is_paused(&config));
+    }
+
+    /// Rule S6.
+    #[test]
+    fn failed_snapshots_wait_longer_each_time_and_not_for_ever() {
+        let config = config();
+        let mut progress = Progress::new(Index(1));
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            progress.begin_snapshot(Index(7));
+            progress.snapshot_failed(&config);
+            waits.push(progress.snapshot_wait);
+        }
+        assert_eq!(waits[..4], [20, 40, 80, 160]);
+        assert_eq!(waits.last(), Some(&800));
+        progress.snapshot_acknowledged();
+        assert_eq!(progress.snapshot_wait, 0);
+    }
+
+    #[test]
+    fn a_follower_is_active_until_it_was_silent_for_an_election_timeout() {
+        let config = config();
+        let mut progress = Progress::new(Index(1));
+        for _ in 1..config.election_timeout.0 {
+            progress.tick(&config);
+            assert!(progress.is_active(&config));
+        }
+        assert_eq!(progress.steady, 99);
+        progress.tick(&config);
+        assert!(!progress.is_active(&config));
+        assert_eq!(progress.steady, 0);
     }
 }

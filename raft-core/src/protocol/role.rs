@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
+use super::lease::Lease;
+use super::leaving::Leaving;
 use super::progress::Progress;
 use super::reads::Reads;
 use super::transfer::Transfer;
@@ -42,8 +44,14 @@ pub(super) struct Campaigning {
 /// A node that leads.
 #[derive(Debug)]
 pub(super) struct Leader {
-    /// The other members.
+    /// Ticks since the term began.
+    pub(super) now: u64,
+    /// The other members, and those who leave.
     pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// Until when nobody else can be elected.
+    pub(super) lease: Lease,
+    /// Who is no member any more and may not know it yet.
+    pub(super) leaving: BTreeMap<NodeId, Leaving>,
     /// The empty entry that began the term. Nothing may be read or changed before it is committed.
     pub(super) first: Index,
     /// Ticks since the last heartbeat.
@@ -59,6 +67,8 @@ pub(super) struct Leader {
     pub(super) reads: Reads,
     /// Leadership is being handed over.
     pub(super) transfer: Option<Transfer>,
+    /// For so many ticks leadership is not handed to a preferred node: the last attempt failed.
+    pub(super) yield_wait: u32,
     /// Index and size of each proposal that is not committed yet, in order.
     pub(super) uncommitted: VecDeque<(Index, usize)>,
     /// The sum of those sizes.

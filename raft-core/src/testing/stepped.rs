@@ -72,7 +72,7 @@ impl LogJob {
 impl ApplyJob {
     /// Whether it replaces the whole state, which must be atomic.
     pub fn is_restore(&self) -> bool {
-        matches!(self.0, ApplyWork::Restore(_))
+        matches!(self.0, ApplyWork::Restore(..))
     }
 }
 
@@ -133,6 +133,13 @@ impl SteppedNode {
         self.inbox.push(Input::Tick);
     }
 
+    /// The node was stopped, or its machine asleep, for longer than [`crate::Config::heartbeat_interval`]
+    /// ticks: whoever steps it says so *before* anything that has happened since, or reads by lease
+    /// may be stale (rule E14). At most so many ticks are made up for.
+    pub fn skip_ticks(&mut self) {
+        self.inbox.push(Input::TicksSkipped);
+    }
+
     /// Something came over the network.
     pub fn arrive(&mut self, arrival: Arrival) {
         self.inbox.push(Input::Arrival(arrival));
@@ -181,6 +188,21 @@ impl SteppedNode {
     ) {
         let waiter = self.waiter(Box::new(done));
         self.inbox.push(Input::Transfer(to, waiter));
+    }
+
+    /// As [`crate::Handle::forget_leader`].
+    pub fn forget_leader(&mut self, done: impl FnOnce(Result<(), RequestError>) + Send + 'static) {
+        let waiter = self.waiter(Box::new(done));
+        self.inbox.push(Input::ForgetLeader(waiter));
+    }
+
+    /// As [`crate::Handle::request_snapshot`].
+    pub fn request_snapshot(
+        &mut self,
+        done: impl FnOnce(Result<(), RequestError>) + Send + 'static,
+    ) {
+        let waiter = self.waiter(Box::new(done));
+        self.inbox.push(Input::RequestSnapshot(waiter));
     }
 
     /// As [`crate::Handle::stop`], in ticks.

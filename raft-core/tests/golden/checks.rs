@@ -69,7 +69,9 @@ impl Checks {
             | Message::Snapshot(_)
             | Message::TimeoutNow
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => assert!(
+            | Message::ReadIndexReply { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Removed { .. } => assert!(
                 hard.term >= *term,
                 "{from:?} speaks in term {term}, its disk says {hard:?} (rule E1)"
             ),

@@ -139,6 +139,24 @@ impl Cluster {
         self.step(id, Event::ReadRequested(ticket))
     }
 
+    pub(crate) fn lease_read(&mut self, id: NodeId) -> Result<(), Error> {
+        let ticket = self.ticket();
+        self.note(&format!("{id:?} is asked to read by its lease (#{})", ticket.0));
+        self.step(id, Event::LeaseReadRequested(ticket))
+    }
+
+    pub(crate) fn forget(&mut self, id: NodeId) -> Result<(), Error> {
+        let ticket = self.ticket();
+        self.note(&format!("{id:?} is asked to forget its leader (#{})", ticket.0));
+        self.step(id, Event::ForgetRequested(ticket))
+    }
+
+    pub(crate) fn repair(&mut self, id: NodeId) -> Result<(), Error> {
+        let ticket = self.ticket();
+        self.note(&format!("{id:?} is asked to replace its damaged state (#{})", ticket.0));
+        self.step(id, Event::SnapshotRequested(ticket))
+    }
+
     pub(crate) fn change(&mut self, id: NodeId, change: Change) -> Result<(), Error> {
         let ticket = self.ticket();
         self.note(&format!("{id:?} is asked to change the membership (#{})", ticket.0));
@@ -217,11 +235,11 @@ impl Cluster {
                 continue;
             }
             let Envelope { from, message, .. } = &envelope;
-            let sent = snapshot_meta(message).map(|meta| (*from, meta.last));
+            let sent = snapshot_meta(message).map(|meta| (*from, envelope.term, meta.last));
             self.replica(to)?.arrived = snapshot;
             self.receive(envelope)?;
-            if let Some((from, last)) = sent {
-                self.snapshot_sent(from, to, last, SnapshotOutcome::Delivered)?;
+            if let Some((from, term, last)) = sent {
+                self.snapshot_sent(from, to, term, last, SnapshotOutcome::Delivered)?;
             }
         }
         Ok(count)
@@ -263,7 +281,7 @@ impl Cluster {
         self.note(&format!("  {from:?}@{term} -> {to:?} ~~{text}~~ {why}"));
         // Only the loss of a snapshot is noticed: the transfer has a connection of its own.
         match snapshot_meta(message) {
-            Some(meta) => self.snapshot_sent(*from, *to, meta.last, SnapshotOutcome::Failed),
+            Some(meta) => self.snapshot_sent(*from, *to, *term, meta.last, SnapshotOutcome::Failed),
             None => Ok(()),
         }
     }
@@ -272,6 +290,7 @@ impl Cluster {
         &mut self,
         from: NodeId,
         to: NodeId,
+        term: Term,
         last: LogId,
         outcome: SnapshotOutcome,
     ) -> Result<(), Error> {
@@ -283,7 +302,7 @@ impl Cluster {
             SnapshotOutcome::Failed => "did not reach",
         };
         self.note(&format!("{from:?} learns that its snapshot {last} {what} {to:?}"));
-        self.step(from, Event::SnapshotSent { to, last, outcome })
+        self.step(from, Event::SnapshotSent { to, term, last, outcome })
     }
 
     // Effects.
@@ -317,7 +336,16 @@ impl Cluster {
                 let event = self.send_append(id, span)?;
                 events.push_back(event);
             }
-            Effect::SendSnapshot { to, term } => self.send_snapshot(id, to, term)?,
+            Effect::SendSnapshot { to, term } => {
+                let last = self.send_snapshot(id, to, term)?;
+                events.push_back(Event::SnapshotTaken { to, term, last });
+            }
+            Effect::PeerDismissed(peer) => {
+                self.note(&format!("{me} parts with {peer:?}"));
+            }
+            Effect::Removed { at } => {
+                self.note(&format!("{me} knows that it was removed by {at}"));
+            }
             Effect::InstallSnapshot(meta) => {
                 self.note(&format!("{me} installs the snapshot {}", meta.last));
                 let replica = self.replica(id)?;
@@ -352,9 +380,7 @@ impl Cluster {
                 self.replica(id)?.reading.entry(index).or_default().push(ticket);
                 self.serve_reads(id)?;
             }
-            Effect::Transferred(ticket) => {
-                self.note(&format!("{me} has handed leadership over (#{})", ticket.0));
-            }
+            Effect::Done(ticket) => self.note(&format!("{me} is done with #{}", ticket.0)),
             Effect::Refuse { ticket, why } => {
                 let mut hint = String::new();
                 if let Refusal::NotLeader { leader: Some(leader), .. } = &why {
@@ -438,13 +464,14 @@ impl Cluster {
     }
 
     /// Takes a snapshot of the state machine and sends it on its way.
-    fn send_snapshot(&mut self, id: NodeId, to: NodeId, term: Term) -> Result<(), Error> {
+    fn send_snapshot(&mut self, id: NodeId, to: NodeId, term: Term) -> Result<LogId, Error> {
         let replica = self.replica(id)?;
         let (last, machine) = (replica.applied(), replica.machine.clone());
         let raft = self.running(id)?;
         let (membership_at, membership) = raft.membership_at(last.index).clone();
         let message = Message::Snapshot(SnapshotMeta { last, membership, membership_at });
-        self.send(Envelope { from: id, to, term, message }, Some(machine))
+        self.send(Envelope { from: id, to, term, message }, Some(machine))?;
+        Ok(last)
     }
 
     fn install(&mut self, id: NodeId) -> Result<SnapshotMeta, Error> {

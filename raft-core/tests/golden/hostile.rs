@@ -2,7 +2,8 @@
 
 use goldenscript::ArgumentConsumer;
 use raft_core::{
-    AppendOutcome, Campaign, Envelope, Index, Message, NodeId, SnapshotMeta, Term, VoteOutcome,
+    AppendOutcome, Campaign, Envelope, Index, Message, NodeId, SnapshotMeta, Term, Ticks,
+    VoteOutcome,
 };
 
 use crate::text;
@@ -14,9 +15,10 @@ use crate::text::Error;
 /// - `Vote last=ID [transfer]`, `VoteReply granted|refused`
 /// - `Append prev=ID [entries="..."] commit=INDEX`
 /// - `AppendReply matched=INDEX`, `AppendReply rejected=ID hint=ID`
-/// - `Heartbeat commit=INDEX round=N`, `HeartbeatReply round=N`
+/// - `Heartbeat commit=INDEX round=N`, `HeartbeatReply round=N [shield=TICKS] [priority=N]`
 /// - `Snapshot last=ID membership="voters=..." [at=ID]`
 /// - `TimeoutNow`, `ReadIndex ticket=N`, `ReadIndexReply ticket=N [index=INDEX]`
+/// - `SnapshotRequest from=INDEX`, `Removed at=ID`
 pub(crate) fn envelope(
     from: NodeId,
     to: NodeId,
@@ -57,7 +59,11 @@ pub(crate) fn envelope(
             commit: index(args, "commit")?,
             round: number(args, "round")?.unwrap_or(1),
         },
-        "HeartbeatReply" => Message::HeartbeatReply { round: number(args, "round")?.unwrap_or(1) },
+        "HeartbeatReply" => Message::HeartbeatReply {
+            round: number(args, "round")?.unwrap_or(1),
+            shield: Ticks(u32::try_from(number(args, "shield")?.unwrap_or(0))?),
+            priority: u8::try_from(number(args, "priority")?.unwrap_or(0))?,
+        },
         "Snapshot" => {
             let last = id(args, "last")?;
             let membership = args.take_key("membership").ok_or("membership=...?")?;
@@ -74,6 +80,8 @@ pub(crate) fn envelope(
             ticket: number(args, "ticket")?.unwrap_or_default(),
             index: number(args, "index")?.map(Index),
         },
+        "SnapshotRequest" => Message::SnapshotRequest { from: index(args, "from")? },
+        "Removed" => Message::Removed { at: id(args, "at")? },
         other => return Err(format!("'{other}' is no message").into()),
     };
     Ok(Envelope { from, to, term, message })

@@ -196,6 +196,12 @@ impl Replica {
         if applied != commit {
             line.push_str(&format!(" applied={applied}"));
         }
+        if let Some(at) = status.removed {
+            line.push_str(&format!(" removed={at}"));
+        }
+        if status.lease {
+            line.push_str(" lease");
+        }
         if status.dropped > 0 {
             line.push_str(&format!(" dropped={}", status.dropped));
         }
@@ -251,6 +257,18 @@ fn show_follower(follower: &raft_core::FollowerStatus) -> String {
     }
     if !follower.active {
         text.push_str(" silent");
+    }
+    if follower.leaving {
+        text.push_str(" leaving");
+    }
+    if follower.priority > 0 {
+        text.push_str(&format!(" priority={}", follower.priority));
+    }
+    if let Some(snapshot) = follower.snapshot
+        && let Some(last) = snapshot.last
+    {
+        let where_it_is = if snapshot.arrived { "has arrived" } else { "under way" };
+        text.push_str(&format!(" ({last} {where_it_is})"));
     }
     text
 }

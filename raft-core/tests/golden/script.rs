@@ -9,7 +9,9 @@
 //! | `elect NODE` | that, and delivers everything; it must lead in the end |
 //! | `timeouts NODE NODE draws=N` | draws so many election timeouts of each, and compares them |
 //! | `propose NODE WORD... [bytes=N]` | commands, appended together; `bytes` makes one of that size |
-//! | `read NODE` | a linearizable read |
+//! | `read NODE [lease]` | a linearizable read, by a lease if there is one |
+//! | `forget NODE`, `repair NODE` | forgets its leader; has its damaged state machine replaced |
+//! | `sleep NODE` | more time has passed for it than it has counted |
 //! | `change NODE [voter=N] [learner=N] [admit=N] [remove=N] [at=INDEX] [address=N]` | another membership |
 //! | `transfer NODE to NODE` | hands leadership over |
 //! | `met NODE NODE life=N` | the transport of the first met the second, with this incarnation |
@@ -36,8 +38,8 @@ use std::collections::BTreeSet;
 
 use goldenscript::{ArgumentConsumer, Context};
 use raft_core::{
-    Change, ChangeStep, Config, Event, Incarnation, Index, LogId, Membership, NodeId, RoleName,
-    Sent, SnapshotMeta, Term, Ticks,
+    Change, ChangeStep, ClockDrift, Config, Event, Incarnation, Index, LogId, Membership, NodeId,
+    RoleName, Sent, SnapshotMeta, Term, Ticks,
 };
 
 use crate::cluster::Cluster;
@@ -75,7 +77,21 @@ impl Script {
             "elect" => self.elect(one_node(args)?)?,
             "timeouts" => self.timeouts(args)?,
             "propose" => self.propose(args)?,
-            "read" => self.cluster.read(one_node(args)?)?,
+            "read" => {
+                let id = one_node(args)?;
+                match args.next_pos() {
+                    None => self.cluster.read(id)?,
+                    Some("lease") => self.cluster.lease_read(id)?,
+                    Some(other) => return Err(format!("'{other}' is no way to read").into()),
+                }
+            }
+            "forget" => self.cluster.forget(one_node(args)?)?,
+            "repair" => self.cluster.repair(one_node(args)?)?,
+            "sleep" => {
+                let id = one_node(args)?;
+                self.cluster.note(&format!("{id:?} has slept and does not know how long"));
+                self.cluster.step(id, Event::TicksSkipped)?;
+            }
             "change" => self.change(args)?,
             "transfer" => {
                 let (from, to) = link(args)?;
@@ -136,7 +152,8 @@ impl Script {
     /// - `log="1@1 2@1"` on every disk, `n1="..."` on that of one node; `term=`, `n1.term=`, `n1.vote=`;
     ///   `applied=`, `n1.applied=`
     /// - `prevote=off`, `checkquorum=off`, `election=10`, `heartbeat=2` (ticks)
-    /// - `append_bytes=`, `window_messages=`, `window_bytes=`, `uncommitted_bytes=`
+    /// - `lease=PPM` (how far clocks may drift apart), `priority=N`, `n1.priority=N`
+    /// - `snapshots_at_once=`, `append_bytes=`, `window_messages=`, `window_bytes=`, `uncommitted_bytes=`
     /// - `persist=manual`, `apply=manual`, `replicate=manual`, `install=manual`
     fn cluster(&mut self, args: &mut ArgumentConsumer<'_>) -> Result<(), Error> {
         if !self.cluster.replicas.is_empty() {
@@ -172,7 +189,10 @@ impl Script {
             if !spares.contains(&id) {
                 disk.base = SnapshotMeta { membership: membership.clone(), ..Default::default() };
             }
-            let config = Config { id, ..config.clone() };
+            let mut config = Config { id, ..config.clone() };
+            if let Some(priority) = number(args, &format!("{key}.priority"))? {
+                config.priority = u8::try_from(priority)?;
+            }
             config.validate()?;
             self.cluster.add(config, disk, Index(applied.min(last.index.0)));
             self.cluster.replica(id)?.manual = manual;
@@ -427,7 +447,12 @@ fn config(args: &mut ArgumentConsumer<'_>) -> Result<Config, Error> {
     let ticks = |number: u64| u32::try_from(number).map(Ticks);
     config.election_timeout = ticks(number(args, "election")?.unwrap_or(10))?;
     config.heartbeat_interval = ticks(number(args, "heartbeat")?.unwrap_or(2))?;
+    if let Some(ppm) = number(args, "lease")? {
+        config.lease = Some(ClockDrift { ppm: u32::try_from(ppm)? });
+    }
+    config.priority = u8::try_from(number(args, "priority")?.unwrap_or(0))?;
     for (key, value) in [
+        ("snapshots_at_once", &mut config.snapshots_at_once),
         ("append_bytes", &mut config.append_bytes),
         ("window_messages", &mut config.window_messages),
         ("window_bytes", &mut config.window_bytes),

@@ -176,6 +176,8 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Message::TimeoutNow => "TimeoutNow",
         Message::ReadIndex { .. } => "ReadIndex",
         Message::ReadIndexReply { .. } => "ReadIndexReply",
+        Message::SnapshotRequest { .. } => "SnapshotRequest",
+        Message::Removed { .. } => "Removed",
     }
 }
 
@@ -201,13 +203,24 @@ pub(crate) fn show_message(message: &Message) -> String {
             format!("{kind} rejected={prev} hint={hint}")
         }
         Message::Heartbeat { commit, round } => format!("{kind} commit={commit} round={round}"),
-        Message::HeartbeatReply { round } => format!("{kind} round={round}"),
+        Message::HeartbeatReply { round, shield, priority } => {
+            let mut text = format!("{kind} round={round}");
+            if shield.0 > 0 {
+                text.push_str(&format!(" shield={}", shield.0));
+            }
+            if *priority > 0 {
+                text.push_str(&format!(" priority={priority}"));
+            }
+            text
+        }
         Message::Snapshot(meta) => format!("{kind} {}", show_meta(meta)),
         Message::TimeoutNow => kind.to_owned(),
         // Tickets begin at a number drawn at random; only whether they are the same matters.
         Message::ReadIndex { .. } => kind.to_owned(),
         Message::ReadIndexReply { index: Some(index), .. } => format!("{kind} index={index}"),
         Message::ReadIndexReply { index: None, .. } => format!("{kind} refused"),
+        Message::SnapshotRequest { from } => format!("{kind} from={from}"),
+        Message::Removed { at } => format!("{kind} at={at}"),
     }
 }
 

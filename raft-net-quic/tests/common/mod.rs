@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raft_core::{
     Arrival, ClusterId, Envelope, Identity, Inbox, Incarnation, Message, NodeId, PeerInfo, Peers,
-    Sent, Term, Transport,
+    Sent, Term, Ticks, Transport,
 };
 use raft_net_quic::{ClientService, QuicConfig, QuicTransport, Responder, TlsFiles, node_name};
 use rcgen::{
@@ -174,7 +174,7 @@ impl Node {
     }
 
     pub fn heartbeat(&self, to: u64, round: u64) -> Envelope {
-        self.envelope(to, Message::HeartbeatReply { round })
+        self.envelope(to, Message::HeartbeatReply { round, shield: Ticks(0), priority: 0 })
     }
 
     /// Names the other nodes.
@@ -209,7 +209,7 @@ impl Node {
     /// The rounds of the heartbeats that arrive next.
     pub fn rounds(&self, count: usize) -> Vec<u64> {
         let round = |envelope: Envelope| {
-            let Message::HeartbeatReply { round } = envelope.message else {
+            let Message::HeartbeatReply { round, .. } = envelope.message else {
                 panic!("unexpected {envelope:?}");
             };
             round

@@ -32,7 +32,7 @@ pub struct Hello {
 impl Hello {
     pub fn new(own: Identity, to: u64) -> Self {
         Self {
-            version: 1,
+            version: 2,
             cluster: own.cluster.0,
             node: own.node.as_u64(),
             incarnation: own.incarnation.0,

@@ -93,7 +93,9 @@ impl World<'_> {
             | Message::Snapshot(_)
             | Message::TimeoutNow
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => {}
+            | Message::ReadIndexReply { .. }
+            | Message::SnapshotRequest { .. }
+            | Message::Removed { .. } => {}
         }
         Ok(())
     }
