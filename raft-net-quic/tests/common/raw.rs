@@ -18,6 +18,9 @@ use super::PATIENCE;
 pub const PEER: &[u8] = b"raft-peer/1";
 pub const CLIENT: &[u8] = b"raft-client/1";
 
+/// The version that both protocols have now.
+pub const VERSION: u16 = 2;
+
 /// The hello between nodes, as docs/formats.md has it.
 #[derive(Clone, Serialize)]
 pub struct Hello {
@@ -32,7 +35,7 @@ pub struct Hello {
 impl Hello {
     pub fn new(own: Identity, to: u64) -> Self {
         Self {
-            version: 2,
+            version: VERSION,
             cluster: own.cluster.0,
             node: own.node.as_u64(),
             incarnation: own.incarnation.0,
@@ -90,7 +93,7 @@ impl Raw {
     /// Opens the stream of a client, says hello and writes these bytes.
     pub async fn calls(&self, bytes: &[u8]) -> (SendStream, quinn::RecvStream) {
         let (mut send, recv) = self.connection.open_bi().await.unwrap();
-        send.write_all(&frame(&postcard::to_stdvec(&1_u16).unwrap())).await.unwrap();
+        send.write_all(&frame(&postcard::to_stdvec(&VERSION).unwrap())).await.unwrap();
         let _ = send.write_all(bytes).await; // The node may have closed the connection already.
         (send, recv)
     }

@@ -1,4 +1,4 @@
-//! The hunt itself.
+//! The hunt itself: which seeds, how often, what counts as noticed, and the table that comes of it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
