@@ -205,7 +205,7 @@ impl ApplyWorker {
             }
             ApplyWork::Restore(meta, reader) => {
                 // Before anything is replaced: what the protocol decided on, or nothing.
-                assert_eq!(*reader.meta(), meta, "another snapshot than the one decided on");
+                invariant!(*reader.meta() == meta, "another snapshot than the one decided on");
                 let applied = self.machine.restore(reader).map_err(StopCause::machine)?;
                 invariant!(applied.last == meta.last, "the state machine restored something else");
                 Ok(Done::Restored(meta))
