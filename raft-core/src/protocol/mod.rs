@@ -411,6 +411,9 @@ impl Raft {
         } else if term < self.hard.term {
             return self.on_stale(from, message);
         }
+        if is_from_leader(&message) && self.cannot_be_rival(from) {
+            return self.drop_message();
+        }
         match message {
             Message::PreVote { term, last } => self.on_pre_vote(from, term, last),
             Message::PreVoteReply { term, outcome } => self.on_pre_vote_reply(from, term, outcome),
@@ -436,6 +439,13 @@ impl Raft {
             Message::SnapshotRequest { from: at } => self.on_snapshot_request(from, at),
             Message::Removed { .. } => {} // Was heard before the term was looked at.
         }
+    }
+
+    /// Whether this node leads, and `from` cannot have been elected in the same term because it votes in
+    /// no configuration that may be in force: a stranger that speaks like a leader is not worth a panic
+    /// (rule L17), a voter that does is (rule E5).
+    fn cannot_be_rival(&self, from: NodeId) -> bool {
+        matches!(self.role, Role::Leader(_)) && !self.members.may_vote(from, self.commit)
     }
 
     /// Answers a message of an earlier term, so that its sender learns of ours (rules E7, E8).
