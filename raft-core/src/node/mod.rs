@@ -20,7 +20,7 @@ pub(crate) mod workers;
 use std::time::Duration;
 
 pub use self::handle::{Committed, Handle, ReadLevel, RequestError, StopCause};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, check_range};
 use crate::log_store::{Batch, Installed, LogStore, Recovered, StoreError};
 use crate::state_machine::{Applied, MachineError, StateMachine};
 use crate::transport::Transport;
@@ -79,6 +79,31 @@ impl NodeOptions {
     }
 }
 
+impl NodeOptions {
+    /// Looks at all of it together, [`Config::validate`] included.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] with everything that is wrong, not only the first.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut faults = self.raft.validate().err().map_or_else(Vec::new, |error| error.faults);
+        if self.tick < Duration::from_micros(100) || self.tick > Duration::from_secs(60) {
+            faults.push(format!("tick is {:?}; 100us to 60s are allowed", self.tick));
+        }
+        for (name, value, most) in [
+            ("apply_bytes", self.apply_bytes, 1 << 30),
+            ("max_waiting", self.max_waiting, 1 << 24),
+            ("inbox_messages", self.inbox_messages, 1 << 24),
+            ("inbox_bytes", self.inbox_bytes, 1 << 40),
+            ("inbox_requests", self.inbox_requests, 1 << 24),
+            ("max_command_bytes", self.max_command_bytes, 1 << 30),
+        ] {
+            check_range(name, value, most, &mut faults);
+        }
+        ConfigError::of(faults)
+    }
+}
+
 /// Why a node could not start. Nothing runs then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -126,7 +151,7 @@ impl Node {
         net: impl Transport,
         machine: impl StateMachine,
     ) -> Result<Handle, StartError> {
-        options.raft.validate()?;
+        options.validate()?;
         let applied = machine.applied();
         let found = reconcile(&mut log, &applied)?;
         threads::start(options, Box::new(log), Box::new(net), Box::new(machine), found, &applied)
@@ -169,4 +194,22 @@ fn term_in(found: &Recovered, index: Index) -> Option<Term> {
     }
     let run = found.runs.partition_point(|&(_, first)| first <= index);
     Some(run.checked_sub(1).map_or(found.base.last.term, |run| found.runs[run].0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{NodeId, Ticks};
+
+    #[test]
+    fn every_fault_of_the_options_is_listed() {
+        let mut options = NodeOptions::new(Config::new(NodeId::new(1).unwrap()));
+        options.validate().unwrap();
+        options.raft.election_timeout = Ticks(0);
+        options.tick = Duration::ZERO;
+        options.max_waiting = 0;
+        options.inbox_bytes = usize::MAX;
+        let faults = options.validate().unwrap_err().faults;
+        assert_eq!(faults.len(), 4, "{faults:?}");
+    }
 }

@@ -17,7 +17,8 @@ use crate::types::NodeId;
 ///
 /// # Errors
 ///
-/// [`Refusal::Invalid`] if `current` is joint, or the change makes no sense. Nothing has changed then.
+/// [`Refusal::NoChange`] if that is in force already, [`Refusal::Invalid`] if `current` is joint, or the
+/// change makes no sense. Nothing has changed then.
 pub fn next(current: &Membership, change: &Change) -> Result<Membership, Refusal> {
     if current.is_joint() {
         return Err(invalid("the membership is joint; wait until the change is complete"));
@@ -31,12 +32,17 @@ pub fn next(current: &Membership, change: &Change) -> Result<Membership, Refusal
         }
     }
     let joint = enter_joint(current, &change.steps, true)?;
-    if joint.voters.symmetric_difference(&joint.outgoing).count() > 1
-        && !mutant!(raft_mutant = "every_change_is_simple")
-    {
-        return Ok(joint);
+    let several = joint.voters.symmetric_difference(&joint.outgoing).count() > 1;
+    let next = if several && !mutant!(raft_mutant = "every_change_is_simple") {
+        joint
+    } else {
+        leave_joint(&joint)
+    };
+    if next == *current {
+        return Err(Refusal::NoChange);
     }
-    Ok(leave_joint(&joint))
+    // What everybody else would refuse to take from us must not be appended.
+    next.fault().map_or(Ok(next), |fault| Err(invalid(fault)))
 }
 
 /// Enters a joint configuration of `current` and what `steps` make of it. The old half keeps its voters,
@@ -151,6 +157,9 @@ fn invalid(why: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use rand_pcg::Pcg32;
+    use rand_pcg::rand_core::{RngCore, SeedableRng};
+
     use super::*;
 
     fn node(id: u64) -> NodeId {
@@ -200,8 +209,46 @@ mod tests {
         assert_eq!(format!("{learning:?}"), "voters={1 2 3} learners={4} promoting={4}");
         let promote = change(vec![ChangeStep::AddVoter(node(4), None)]);
         assert_eq!(next(&learning, &promote).unwrap(), of(&[1, 2, 3, 4]));
-        let again = next(&of(&[1, 2, 3]), &change(vec![ChangeStep::Admit(node(3), None)])).unwrap();
-        assert_eq!(again, of(&[1, 2, 3]));
+        let again = next(&of(&[1, 2, 3]), &change(vec![ChangeStep::Admit(node(3), None)]));
+        assert_eq!(again, Err(Refusal::NoChange));
+    }
+
+    /// Whatever is asked, what comes out is refused or sound, and what is sound is taken by others.
+    #[test]
+    fn whatever_is_asked_the_result_is_sound() {
+        let mut rng = Pcg32::seed_from_u64(7);
+        let mut draw = |below: u32| rng.next_u32() % below;
+        let mut current = of(&[1, 2, 3]);
+        let mut changed = 0;
+        for _ in 0..20_000 {
+            let mut steps = Vec::new();
+            for _ in 0..=draw(4) {
+                let id = node(u64::from(draw(9) + 1));
+                let address = (draw(4) > 0).then(|| format!("h{id}:1"));
+                steps.push(match draw(5) {
+                    0 => ChangeStep::AddVoter(id, address),
+                    1 => ChangeStep::Admit(id, address),
+                    2 => ChangeStep::AddLearner(id, address),
+                    3 => ChangeStep::Remove(id),
+                    _ => ChangeStep::SetAddress(id, format!("other{id}:{}", draw(3))),
+                });
+            }
+            let Ok(joint) = next(&current, &change(steps.clone())) else { continue };
+            assert_eq!(joint.fault(), None, "{current:?} {steps:?}");
+            current = if joint.is_joint() { leave_joint(&joint) } else { joint };
+            assert_eq!(current.fault(), None, "{steps:?}");
+            changed += 1;
+        }
+        assert!(changed > 5_000, "{changed}");
+    }
+
+    #[test]
+    fn a_configuration_has_a_limit() {
+        let many: Vec<u64> = (1..=64).collect();
+        assert_eq!(of(&many).fault(), None);
+        assert!(matches!(next(&of(&many), &change(vec![add(65)])), Err(Refusal::Invalid(_))));
+        let far = ChangeStep::SetAddress(node(1), "x".repeat(300));
+        assert!(matches!(next(&of(&[1]), &change(vec![far])), Err(Refusal::Invalid(_))));
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl SteppedNode {
         net: impl Transport,
         machine: impl StateMachine,
     ) -> Result<Self, StartError> {
-        options.raft.validate()?;
+        options.validate()?;
         let applied = machine.applied();
         let found = reconcile(&mut log, &applied)?;
         let applied = applied.last.index;
