@@ -58,6 +58,7 @@ impl Raft {
             reads: Reads::default(),
             transfer: None,
             yield_wait: 0,
+            held: None,
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
         });
@@ -78,6 +79,7 @@ impl Raft {
     pub(super) fn abandon_leadership(&mut self, cause: Option<NodeId>) {
         let Role::Leader(leader) = &mut self.role else { return };
         let transfer = leader.transfer.take();
+        let held = leader.held.take();
         let mut readers = leader.reads.abandon();
         if mutant!(raft_mutant = "serves_reads_of_a_lost_leadership") {
             let index = self.commit;
@@ -89,6 +91,10 @@ impl Raft {
         }
         if let Some(transfer) = transfer {
             self.end_transfer(transfer, cause);
+        }
+        if let Some((ticket, _)) = held {
+            let why = Refusal::NotLeader { leader: None, term: self.hard.term };
+            self.refuse(ticket, why);
         }
         self.abandon_reads(readers);
     }

@@ -55,6 +55,16 @@ impl Members {
         peers
     }
 
+    /// Whether nothing but incarnations was recorded since the configuration that was appended at
+    /// `index`: to whoever asks for a change it is still the same one.
+    pub(crate) fn is_same_since(&self, index: Index) -> bool {
+        let from = self.history.partition_point(|(at, _)| at.index < index);
+        self.history.get(from).is_some_and(|(at, _)| at.index == index)
+            && self.history[from..]
+                .windows(2)
+                .all(|pair| without_lives(&pair[0].1) == without_lives(&pair[1].1))
+    }
+
     /// Whether `id` takes part in the committed configuration or in any after it.
     pub(crate) fn is_known(&self, id: NodeId, commit: Index) -> bool {
         self.since_committed(commit).iter().any(|(_, membership)| membership.contains(id))
@@ -98,6 +108,15 @@ impl Members {
     fn current(&self) -> &(LogId, Membership) {
         self.history.last().expect("there is always the configuration of the base")
     }
+}
+
+/// The same configuration as if no incarnation was recorded.
+fn without_lives(membership: &Membership) -> Membership {
+    let mut without = membership.clone();
+    for info in without.peers.values_mut() {
+        info.incarnation = None;
+    }
+    without
 }
 
 impl Deref for Members {

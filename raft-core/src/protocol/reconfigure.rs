@@ -24,7 +24,25 @@ impl Raft {
                 self.outbox.effect(Effect::Appended { ticket, id });
                 self.append_membership(id, membership);
             }
+            Err(Refusal::ChangePending { .. }) if self.can_hold() => {
+                self.hold(ticket, change.clone())
+            }
             Err(why) => self.refuse(ticket, why),
+        }
+    }
+
+    /// Whether all that is pending is the recording of incarnations, which is this leader's own doing:
+    /// nobody is refused for it. One change may wait until it is committed.
+    fn can_hold(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let committed = self.members.in_force_at(self.commit).0.index;
+        let recording = self.members.is_same_since(committed) && !self.members.is_joint();
+        recording && leader.held.is_none()
+    }
+
+    fn hold(&mut self, ticket: Ticket, change: Change) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.held = Some((ticket, change));
         }
     }
 
@@ -43,7 +61,7 @@ impl Raft {
             return Err(Refusal::ChangePending { since: found }); // Rule M1.
         }
         match change.expected_at {
-            Some(expected) if expected != found => {
+            Some(expected) if !self.members.is_same_since(expected) => {
                 Err(Refusal::MembershipMoved { found, expected })
             }
             Some(_) | None => change::next(&self.members, change),
@@ -111,6 +129,10 @@ impl Raft {
             return;
         }
         if self.members.is_voter(self.config.id) {
+            let Role::Leader(leader) = &mut self.role else { return };
+            if let Some((ticket, change)) = leader.held.take() {
+                self.on_change_requested(ticket, &change);
+            }
             return;
         }
         // Whoever has most goes next; it need not wait for its timeout.

@@ -11,7 +11,7 @@ use super::leaving::Leaving;
 use super::progress::Progress;
 use super::reads::Reads;
 use super::transfer::Transfer;
-use crate::event::RoleName;
+use crate::event::{Change, RoleName, Ticket};
 use crate::types::{Index, NodeId};
 
 /// The part this node plays.
@@ -69,6 +69,8 @@ pub(super) struct Leader {
     pub(super) transfer: Option<Transfer>,
     /// For so many ticks leadership is not handed to a preferred node: the last attempt failed.
     pub(super) yield_wait: u32,
+    /// A change of the membership that waits until incarnations are recorded.
+    pub(super) held: Option<(Ticket, Change)>,
     /// Index and size of each proposal that is not committed yet, in order.
     pub(super) uncommitted: VecDeque<(Index, usize)>,
     /// The sum of those sizes.
