@@ -17,7 +17,7 @@ use super::handle::{Committed, ReadLevel, RequestError};
 use super::requests::{Applying, Request, Tickets, Waiter};
 use super::workers::{ApplyEntries, ApplyWork, Done, FetchWork, Garbage, LogWork};
 use crate::entry::Entry;
-use crate::event::{Change, Effect, Event, RoleName, Span, Status, Ticket};
+use crate::event::{Change, Effect, Event, Refusal, RoleName, Span, Status, Ticket};
 use crate::log_store::Batch;
 use crate::message::{Envelope, Message};
 use crate::protocol::Raft;
@@ -353,13 +353,16 @@ impl Pump {
         }
     }
 
-    fn on_refused(&mut self, ticket: Ticket, why: crate::event::Refusal, work: &mut Vec<Work>) {
+    fn on_refused(&mut self, ticket: Ticket, why: Refusal, work: &mut Vec<Work>) {
         let why = RequestError::Refused(why);
         match self.requests.remove(&ticket) {
             Some(Request::Propose(waiter)) => waiter.answer(Err(why)),
             Some(Request::Change(waiter)) => waiter.answer(Err(why)),
             Some(Request::Read(waiter)) => waiter.answer(Err(why)),
             Some(Request::Act(waiter)) => waiter.answer(Err(why)),
+            // Somebody had asked for another hand-over before: that one will do.
+            Some(Request::HandOver)
+                if matches!(why, RequestError::Refused(Refusal::Transferring { .. })) => {}
             Some(Request::HandOver) => work.push(Work::Stop), // Nobody took over in time.
             None => {}
         }
@@ -453,6 +456,9 @@ impl Pump {
                 let led = self.leading_term();
                 if self.lost_for.is_none() && self.applying.keys().any(|key| Some(key.1) != led) {
                     self.lost_for = Some(3 * self.election_ticks);
+                }
+                if self.stopping.is_some() && status.role != RoleName::Leader {
+                    work.push(Work::Stop); // Somebody has taken over, whoever asked for it.
                 }
                 work.push(Work::Show(Box::new(status)));
             }

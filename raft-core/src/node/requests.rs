@@ -104,3 +104,20 @@ impl Tickets {
         Ticket(self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A second panic while a thread unwinds would abort the process, and nobody would learn why.
+    #[test]
+    fn a_callback_that_panics_while_a_thread_unwinds_aborts_nothing() {
+        let cause = SharedCause::default();
+        let bad = Waiter::<()>::new(Box::new(|_| panic!("a caller's bug")), cause);
+        let unwound = catch_unwind(AssertUnwindSafe(move || {
+            let _bad = bad;
+            panic!("a bug of ours");
+        }));
+        assert!(unwound.is_err());
+    }
+}
