@@ -77,7 +77,10 @@ impl Leader {
         if round < self.lease.valid_from || shield.0 == 0 {
             return;
         }
-        let Some(sent_at) = self.lease.sent_at(round) else { return };
+        let Some(mut sent_at) = self.lease.sent_at(round) else { return };
+        if mutant!(raft_mutant = "lease_counts_from_the_answer") {
+            sent_at = self.now;
+        }
         let length = config.lease_ticks(shield.min(config.election_timeout));
         if let Some(follower) = self.progress.get_mut(&from) {
             follower.shields_until = follower.shields_until.max(sent_at + u64::from(length.0));
@@ -89,6 +92,9 @@ impl Raft {
     /// Whether this node leads and may serve a read without asking anybody.
     pub fn has_lease(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
+        if mutant!(raft_mutant = "lease_needs_no_promise") {
+            return self.config.lease.is_some() && self.commit >= leader.first;
+        }
         if self.config.lease.is_none() || leader.lease.given_up || self.commit < leader.first {
             return false; // Rules R6, T3, R1.
         }
@@ -116,13 +122,16 @@ impl Raft {
     /// Somebody is about to be asked to campaign, and voters will not refuse it (rule T3).
     pub(super) fn give_up_lease(&mut self) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.lease.given_up = true;
+            leader.lease.given_up = !mutant!(raft_mutant = "lease_outlives_a_transfer");
         }
     }
 
     /// More time has passed than was counted (rule E14). Promises may have run out in it.
     pub(super) fn on_ticks_skipped(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
+        if mutant!(raft_mutant = "lease_sleeps_through") {
+            return;
+        }
         leader.lease.valid_from = leader.round + 1;
         for follower in leader.progress.values_mut() {
             follower.shields_until = 0;

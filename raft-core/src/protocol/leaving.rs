@@ -89,6 +89,9 @@ impl Raft {
         {
             return Some(told);
         }
+        if mutant!(raft_mutant = "removed_node_goes_on") {
+            return None;
+        }
         let left = self.removal.was_member && !self.members.is_known(self.config.id, self.commit);
         left.then(|| self.members.in_force_at(self.commit).0)
     }

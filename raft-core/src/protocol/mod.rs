@@ -120,7 +120,12 @@ impl Raft {
             election_timeout: 0,
             installing: None,
             repair: None,
-            shield: if config.lease.is_some() { config.election_timeout } else { Ticks(0) },
+            shield: if config.lease.is_some() && !mutant!(raft_mutant = "restart_forgets_a_promise")
+            {
+                config.election_timeout
+            } else {
+                Ticks(0)
+            },
             forwarded,
             met: Met::default(),
             removal: Removal::default(),

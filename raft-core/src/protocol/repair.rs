@@ -63,7 +63,8 @@ impl Raft {
     /// A follower of ours wants a snapshot although the log would do. One is sent like any other: not
     /// while one is on its way, not too many at once, and not again before an election timeout.
     pub(super) fn on_snapshot_request(&mut self, asking: NodeId, from: Index) {
-        if from <= self.applied {
+        // A state machine that has applied nothing has nothing to repair another with.
+        if from <= self.applied && self.applied > Index::ZERO {
             self.maybe_send_snapshot(asking);
         }
     }

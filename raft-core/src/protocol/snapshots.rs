@@ -50,6 +50,9 @@ impl Raft {
     /// What the log must go on reaching back to, because of snapshots that are not acknowledged.
     pub fn pinned(&self) -> Option<Index> {
         let Role::Leader(leader) = &self.role else { return None };
+        if mutant!(raft_mutant = "snapshots_pin_nothing") {
+            return None;
+        }
         let deliveries = leader.progress.values().filter_map(|follower| follower.snapshot);
         deliveries.map(|delivery| delivery.pin()).min()
     }

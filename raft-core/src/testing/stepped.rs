@@ -134,10 +134,10 @@ impl SteppedNode {
     }
 
     /// The node was stopped, or its machine asleep, for longer than [`crate::Config::heartbeat_interval`]
-    /// ticks: whoever steps it says so *before* anything that has happened since, or reads by lease
-    /// may be stale (rule E14). At most so many ticks are made up for.
+    /// ticks. It hears that before anything that waits, as in ring 2: reads may not rely on a lease any
+    /// more (rule E14). At most so many ticks are made up for.
     pub fn skip_ticks(&mut self) {
-        self.inbox.push(Input::TicksSkipped);
+        self.inbox.insert(0, Input::TicksSkipped);
     }
 
     /// Something came over the network.

@@ -18,9 +18,12 @@ const RETRY_PAUSE: Micros = 5_000;
 pub(crate) enum Request {
     Write(Command),
     Read { register: u8 },
+    LeaseRead { register: u8 },
     StaleRead,
     Change,
     Transfer,
+    Forget,
+    Repair,
 }
 
 /// A request that was sent.
@@ -43,6 +46,8 @@ pub(crate) enum Answer {
     Read(Result<Index, RequestError>),
     Change(Result<LogId, RequestError>),
     Transfer(Result<(), RequestError>),
+    Forget(Result<(), RequestError>),
+    Repair(Result<(), RequestError>),
 }
 
 /// Where nodes put their answers.
@@ -76,6 +81,7 @@ impl World<'_> {
         let request = match dice.below(10) {
             0..4 => Request::Write(Command::Put { register, op }),
             4..6 => Request::Write(Command::Once { op }),
+            6..9 if self.plan.lease > 0 && dice.flip() => Request::LeaseRead { register },
             6..9 => Request::Read { register },
             _ => Request::StaleRead,
         };
@@ -105,11 +111,17 @@ impl World<'_> {
                 let done = move |result| answers.put(op, Answer::Read(result));
                 node.read_barrier(ReadLevel::Linearizable, done);
             }
+            Request::LeaseRead { .. } => {
+                let done = move |result| answers.put(op, Answer::Read(result));
+                node.read_barrier(ReadLevel::Lease, done);
+            }
             Request::StaleRead => {
                 let done = move |result| answers.put(op, Answer::Read(result));
                 node.read_barrier(ReadLevel::Stale, done);
             }
-            Request::Change | Request::Transfer => unreachable!("these come from the operator"),
+            Request::Change | Request::Transfer | Request::Forget | Request::Repair => {
+                unreachable!("these come from the operator")
+            }
         }
         self.poke(to)
     }
@@ -183,7 +195,15 @@ impl World<'_> {
             (Request::Write(command), Answer::Write(Err(error))) => {
                 self.on_write_failed(command, &error)
             }
-            (Request::Read { register }, Answer::Read(Ok(index))) => {
+            (
+                Request::Read { register } | Request::LeaseRead { register },
+                Answer::Read(Ok(index)),
+            ) => {
+                if let Request::LeaseRead { .. } = asked.request
+                    && self.hosts[place].node.as_ref().is_some_and(|node| node.raft().has_lease())
+                {
+                    self.seen.meet(Seen::ReadByLease);
+                }
                 let membership = self.hosts[place].membership();
                 let learner = membership.is_some_and(|members| members.learners.contains(&id));
                 self.seen.meet(match (self.hosts[place].view.leads, learner) {
@@ -195,7 +215,7 @@ impl World<'_> {
                 let (at, value) = (store.applied().index.0, store.register(register));
                 self.truth.on_read(id, register, (index.0, at), value, asked.floor)
             }
-            (Request::Read { .. }, Answer::Read(Err(_))) => {
+            (Request::Read { .. } | Request::LeaseRead { .. }, Answer::Read(Err(_))) => {
                 self.seen.meet(Seen::ReadRefused);
                 Ok(())
             }

@@ -121,6 +121,8 @@ situations! {
     ReadAtFollower,
     /// A read was served at a learner.
     ReadAtLearner,
+    /// A read was served by a lease.
+    ReadByLease,
     /// A read failed.
     ReadRefused,
     /// The configuration became joint.
@@ -143,6 +145,12 @@ situations! {
     Transferred,
     /// A transfer did not happen in time.
     TransferTimedOut,
+    /// A follower has forgotten its leader.
+    Forgot,
+    /// A follower had its state machine repaired.
+    Repaired,
+    /// A node knows that it was removed.
+    KnowsItIsRemoved,
     /// A node with an empty disk came back under an old id, and was not heard.
     WipedFenced,
     /// The faults stopped, everything came back, and the cluster made progress.

@@ -96,6 +96,7 @@ pub(crate) struct View {
     pub(crate) last: LogId,
     pub(crate) membership_at: LogId,
     pub(crate) joint: bool,
+    pub(crate) removed: bool,
 }
 
 /// What a node takes itself for.

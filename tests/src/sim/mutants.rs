@@ -101,6 +101,11 @@ pub const MUTANTS: &[Mutant] = &[
     seen("reads_before_applied", "R4"),
     seen("follower_reads_by_its_own_commit", "R2"),
     seen("joint_read_asks_one_half", "M3"),
+    seen("lease_needs_no_promise", "R5"),
+    seen("lease_counts_from_the_answer", "R5"),
+    seen("restart_forgets_a_promise", "R5"),
+    seen("lease_sleeps_through", "E14"),
+    seen("lease_outlives_a_transfer", "T3"),
     // Membership.
     seen("two_changes_at_once", "M1"),
     seen("change_before_own_commit", "M2"),
@@ -115,6 +120,8 @@ pub const MUTANTS: &[Mutant] = &[
     seen("conflicting_snapshot_keeps_tail", "S1"),
     seen("compacts_what_is_not_durable", "S4"),
     seen("failed_snapshot_is_not_noticed", "S6"),
+    told("snapshots_pin_nothing", "S8"),
+    told("removed_node_goes_on", "M13"),
     seen("applies_what_a_snapshot_holds", "C3"),
     // Clients.
     seen("answers_by_index_alone", "C4"),

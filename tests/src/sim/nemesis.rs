@@ -72,6 +72,8 @@ impl World<'_> {
             Fault::Wipe => self.wipe(place)?,
             Fault::Change => self.change(place)?,
             Fault::Transfer => self.transfer(place)?,
+            Fault::Forget => self.forget(place)?,
+            Fault::Repair => self.repair_machine(place)?,
         }
         Ok(())
     }
@@ -244,9 +246,11 @@ impl World<'_> {
     /// operator's to keep.
     fn wipe(&mut self, place: usize) -> Result<(), Violation> {
         let id = self.hosts[place].id;
+        let missed = BTreeSet::from([id]);
         let known = |members: &Membership| {
             let info = members.peers.get(&id);
-            !members.contains(id) || info.is_some_and(|info| info.incarnation.is_some())
+            let recorded = info.is_some_and(|info| info.incarnation.is_some());
+            !members.contains(id) || (recorded && can_miss(members, &missed))
         };
         let all_know = self.hosts.iter().enumerate().all(|(other, host)| {
             other == place
@@ -256,7 +260,6 @@ impl World<'_> {
                         && raft.membership_id().index <= raft.commit().min(raft.persisted())
                 })
         });
-        let missed = BTreeSet::from([id]);
         let member = self.hosts[place]
             .membership()
             .is_some_and(|members| members.is_voter(id) && can_miss(members, &missed));
@@ -349,6 +352,24 @@ impl World<'_> {
         self.poke(place)
     }
 
+    fn forget(&mut self, place: usize) -> Result<(), Violation> {
+        let op = self.operator_asks(Request::Forget);
+        self.tell(place, |_| format!("is asked: #{op} forget the leader"));
+        let answers = self.answers.clone();
+        let Some(node) = &mut self.hosts[place].node else { return Ok(()) };
+        node.forget_leader(move |result| answers.put(op, Answer::Forget(result)));
+        self.poke(place)
+    }
+
+    fn repair_machine(&mut self, place: usize) -> Result<(), Violation> {
+        let op = self.operator_asks(Request::Repair);
+        self.tell(place, |_| format!("is asked: #{op} repair the state machine"));
+        let answers = self.answers.clone();
+        let Some(node) = &mut self.hosts[place].node else { return Ok(()) };
+        node.request_snapshot(move |result| answers.put(op, Answer::Repair(result)));
+        self.poke(place)
+    }
+
     fn operator_asks(&mut self, request: Request) -> u32 {
         let op = u32::try_from(self.ops.len()).expect("fewer than 2^32 operations");
         let floor = self.truth.floor;
@@ -368,6 +389,9 @@ impl World<'_> {
             Answer::Transfer(Err(RequestError::Refused(Refusal::TimedOut))) => {
                 self.seen.meet(Seen::TransferTimedOut);
             }
+            Answer::Forget(Ok(())) => self.seen.meet(Seen::Forgot),
+            Answer::Repair(Ok(())) => self.seen.meet(Seen::Repaired),
+            Answer::Forget(_) | Answer::Repair(_) => {}
             Answer::Change(_) | Answer::Transfer(_) | Answer::Read(_) | Answer::Write(_) => {}
         }
     }

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use raft_core::{Config, NodeId, NodeOptions, Ticks};
+use raft_core::{ClockDrift, Config, NodeId, NodeOptions, Ticks};
 
 use super::dice::{Dice, Ppm};
 use super::schedule::Micros;
@@ -43,11 +43,15 @@ pub enum Fault {
     Change,
     /// An operator hands leadership over.
     Transfer,
+    /// A follower is told to forget its leader.
+    Forget,
+    /// A follower asks for a snapshot, to repair its state machine.
+    Repair,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Crash,
         Self::Blackout,
         Self::Restart,
@@ -62,6 +66,8 @@ impl Fault {
         Self::Wipe,
         Self::Change,
         Self::Transfer,
+        Self::Forget,
+        Self::Repair,
     ];
 
     /// How often it comes by default: about once in so many milliseconds of virtual time.
@@ -82,6 +88,8 @@ impl Fault {
                 Self::Wipe => 6_000,
                 Self::Change => 500,
                 Self::Transfer => 1_200,
+                Self::Forget => 2_000,
+                Self::Repair => 2_500,
             }
     }
 }
@@ -110,6 +118,11 @@ pub struct Plan {
     pub(crate) heartbeat_ticks: u32,
     pub(crate) pre_vote: bool,
     pub(crate) check_quorum: bool,
+    /// The drift of clocks that leases allow for, in millionths; no leases if it is 0.
+    pub(crate) lease: Ppm,
+    /// Whether some nodes are preferred as leaders.
+    pub(crate) preferences: bool,
+    pub(crate) snapshots_at_once: usize,
     pub(crate) append_bytes: usize,
     pub(crate) window_messages: usize,
     pub(crate) window_bytes: usize,
@@ -164,6 +177,9 @@ impl Plan {
             // In this order in which they are mostly on: that is the default, and rules bend without.
             pre_vote: !dice.chance(150_000),
             check_quorum: !dice.chance(100_000),
+            lease: 0,
+            preferences: dice.chance(300_000),
+            snapshots_at_once: dice.pick(&[1, 2, 8]),
             append_bytes: dice.pick(&[1, 60, 200, 1_000, 100_000]),
             window_messages: dice.pick(&[1, 2, 4, 8, 64]),
             window_bytes: dice.pick(&[1, 100, 1_000, 100_000]),
@@ -189,7 +205,20 @@ impl Plan {
             minority_stays_broken: dice.flip(),
         };
         plan.draw_faults(dice);
+        if dice.flip() {
+            plan.draw_lease();
+        }
         plan
+    }
+
+    /// Leases, if clocks are good enough for them: one may run fast and another slow.
+    fn draw_lease(&mut self) {
+        let apart = 2 * u64::from(self.skew) * 1_000_000 / (1_000_000 - u64::from(self.skew));
+        self.lease = u32::try_from(apart + 100).unwrap_or(u32::MAX);
+        let options = self.options(super::world::node_id(1), 0);
+        if options.raft.validate().is_err() {
+            self.lease = 0;
+        }
     }
 
     /// Each fault has a chance of its own, which is none at all in half of the runs.
@@ -223,6 +252,11 @@ impl Plan {
         raft.heartbeat_interval = Ticks(self.heartbeat_ticks);
         raft.pre_vote = self.pre_vote;
         raft.check_quorum = self.check_quorum;
+        raft.lease = (self.lease > 0).then_some(ClockDrift { ppm: self.lease });
+        if self.preferences {
+            raft.priority = u8::try_from(id.as_u64() % 3).expect("a small number");
+        }
+        raft.snapshots_at_once = self.snapshots_at_once;
         raft.append_bytes = self.append_bytes;
         raft.window_messages = self.window_messages;
         raft.window_bytes = self.window_bytes;
@@ -267,6 +301,8 @@ impl Plan {
         for fault in Fault::ALL {
             offer(&format!("no {fault:?}"), &|plan| plan.faults[fault as usize] = 0);
         }
+        offer("no leases", &|plan| plan.lease = 0);
+        offer("no preferences", &|plan| plan.preferences = false);
         offer("no coups", &|plan| plan.coup = 0);
         offer("no loss", &|plan| plan.loss = 0);
         offer("no duplicates", &|plan| plan.duplicates = 0);
@@ -302,6 +338,12 @@ impl fmt::Display for Plan {
             "{} nodes + {}, {} clients, election {} ticks, heartbeat {}",
             self.founders, self.spares, self.clients, self.election_ticks, self.heartbeat_ticks
         )?;
+        if self.lease > 0 {
+            write!(f, ", leases for a drift of {} ppm", self.lease)?;
+        }
+        if self.preferences {
+            f.write_str(", preferred leaders")?;
+        }
         for (name, on) in [("pre-vote", self.pre_vote), ("check-quorum", self.check_quorum)] {
             if !on {
                 write!(f, ", no {name}")?;

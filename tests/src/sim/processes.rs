@@ -81,9 +81,14 @@ impl World<'_> {
         }
         self.tell(place, |_| "wakes".to_owned());
         let host = &mut self.hosts[place];
-        // Ring 2 makes up for two ticks at most, before or after what has come meanwhile (rule E14).
-        let ticks = std::mem::take(&mut host.overslept).min(2);
+        // Ring 2 makes up for a heartbeat interval at most, and says so if that is not all, before
+        // anything that has come meanwhile (rule E14).
+        let overslept = std::mem::take(&mut host.overslept);
+        let ticks = overslept.min(self.plan.heartbeat_ticks);
         let node = host.node.as_mut().expect("it lives");
+        if ticks < overslept {
+            node.skip_ticks();
+        }
         (0..ticks).for_each(|_| node.tick());
         for what in std::mem::take(&mut self.deferred[place]) {
             self.schedule.put(self.now, what);

@@ -28,6 +28,7 @@ impl World<'_> {
             last: raft.last(),
             membership_at: raft.membership_id(),
             joint: raft.membership().is_joint(),
+            removed: raft.removed().is_some(),
         };
         ensure!(new.term >= old.term, Monotone, "the term of {id:?} fell to {}", new.term);
         ensure!(new.commit >= old.commit, Monotone, "the commit index of {id:?} fell");
@@ -41,6 +42,9 @@ impl World<'_> {
         }
         if new.commit > old.commit {
             self.check_commit(place, old, new)?;
+        }
+        if new.removed && !old.removed {
+            self.seen.meet(Seen::KnowsItIsRemoved);
         }
         self.note_roles(place, old, new);
         if new.membership_at != old.membership_at {
