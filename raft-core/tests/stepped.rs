@@ -2,6 +2,8 @@
 //!
 //! For what ring 1 adds to the protocol and golden scripts cannot see: requests, stops, callbacks.
 
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
 use raft_core::testing::{MemDisk, MemNet, MemStore, SteppedNode};
 use raft_core::{
     AppendOutcome, Arrival, Campaign, Config, Envelope, Index, LogId, Membership, Message, NodeId,
