@@ -13,7 +13,8 @@ use crate::codec;
 use crate::command::{Command, Outcome};
 use crate::error::DecodeError;
 use crate::model::Revision;
-use crate::reader::{RangeReply, RangeRequest};
+use crate::range::RangeRequest;
+use crate::reader::RangeReply;
 
 /// What a client asks of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,6 +215,10 @@ pub enum Rejection {
     FutureRevision,
     /// The request cannot be decoded, or is of a kind or version the node does not know.
     NotUnderstood,
+    /// A put keeps the value or the lease of a key that is not there.
+    NoSuchKey,
+    /// A transaction changes a key twice.
+    DuplicateKey,
 }
 
 impl Request {
@@ -248,8 +253,8 @@ impl Reply {
     }
 }
 
-/// The version of requests and replies.
-const VERSION: u8 = 1;
+/// The version of requests and replies. 1 had puts and ranges with fewer options.
+const VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -286,12 +291,12 @@ mod tests {
     #[test]
     fn another_version_a_new_kind_and_a_tail_are_told_apart() {
         let bytes = Request::Status.encode();
-        assert_eq!(bytes[..], [1, 2]);
-        let newer = [2, 2];
+        assert_eq!(bytes[..], [2, 2]);
+        let newer = [3, 2];
         let found = Request::decode(&newer).unwrap_err();
-        assert_eq!(found, DecodeError::Version { found: 2, supported: 1 });
-        assert!(matches!(Request::decode(&[1, 99]).unwrap_err(), DecodeError::Malformed(_)));
-        assert_eq!(Request::decode(&[1, 2, 0]).unwrap_err(), DecodeError::Trailing { bytes: 1 });
+        assert_eq!(found, DecodeError::Version { found: 3, supported: 2 });
+        assert!(matches!(Request::decode(&[2, 99]).unwrap_err(), DecodeError::Malformed(_)));
+        assert_eq!(Request::decode(&[2, 2, 0]).unwrap_err(), DecodeError::Trailing { bytes: 1 });
         assert_eq!(Request::decode(&[]).unwrap_err(), DecodeError::Empty);
     }
 }

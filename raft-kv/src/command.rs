@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::error::DecodeError;
 use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
+use crate::txn::{Txn, TxnOutcome};
 
 /// A change of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,8 @@ pub enum Command {
     DeleteRange(DeleteRange),
     /// Gives up the history before a revision.
     Compact(Compact),
+    /// Does several things as one, depending on what is there.
+    Txn(Txn),
 }
 
 /// Writes one key. Always makes a new revision, even if the value is the same.
@@ -27,11 +30,38 @@ pub struct Put {
     /// The key, not empty.
     pub key: Bytes,
     /// The value.
-    pub value: Bytes,
-    /// The lease that takes the key along when it ends.
-    pub lease: Option<LeaseId>,
+    pub value: Field<Bytes>,
+    /// The lease that takes the key along when it ends. `Set(None)` takes the key out of the lease
+    /// it had.
+    pub lease: Field<Option<LeaseId>>,
     /// Whether the outcome shall say what was there before.
     pub prev_kv: bool,
+}
+
+/// What a put does with a part of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Field<T> {
+    /// It becomes this.
+    Set(T),
+    /// It stays as it is. Refused if the key is not there.
+    Keep,
+}
+
+impl Put {
+    /// Writes `value` under `key`, without a lease.
+    pub fn new(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self {
+            key: key.into(),
+            value: Field::Set(value.into()),
+            lease: Field::Set(None),
+            prev_kv: false,
+        }
+    }
+
+    /// Whether the key has to be there already.
+    pub fn needs_key(&self) -> bool {
+        matches!(self.value, Field::Keep) || matches!(self.lease, Field::Keep)
+    }
 }
 
 /// Deletes the keys of a range. Makes a new revision if there were any. All or nothing.
@@ -61,6 +91,8 @@ pub enum Outcome {
     Compact(CompactOutcome),
     /// The command made no sense; nothing was changed.
     Refused(Refused),
+    /// A transaction was done, one way or the other.
+    Txn(TxnOutcome),
 }
 
 /// A key was written.
@@ -118,13 +150,33 @@ pub enum Refused {
         /// The latest there is.
         current: Revision,
     },
-    /// The range holds more than one command may delete. Delete it in parts.
-    #[error("the range holds more than {keys} keys or {bytes} bytes; delete it in parts")]
+    /// It concerns, or would return, more than one command may. Do it in parts.
+    #[error("that is more than {keys} keys or {bytes} bytes at once; do it in parts")]
     TooMuch {
-        /// The most keys that one command deletes.
+        /// The most keys that one command changes.
         keys: u64,
-        /// The most bytes that one command deletes.
+        /// The most bytes that one command changes or returns.
         bytes: u64,
+    },
+    /// A put that keeps the value or the lease needs a key that is there.
+    #[error("there is no key \"{}\", so its value or lease cannot be kept", .0.escape_ascii())]
+    NoSuchKey(Bytes),
+    /// A transaction changes a key twice.
+    #[error("the transaction changes the key \"{}\" twice; a revision changes a key once",
+        .0.escape_ascii())]
+    DuplicateKey(Bytes),
+    /// A transaction is too long or too deep.
+    #[error(
+        "the transaction has too many parts; at most {list} comparisons or operations in a list, \
+         {all} in all, {depth} transactions in one another"
+    )]
+    TooManyParts {
+        /// The most in one list.
+        list: usize,
+        /// The most in all lists.
+        all: usize,
+        /// The most levels of transactions.
+        depth: u8,
     },
 }
 
@@ -160,5 +212,5 @@ impl Outcome {
     }
 }
 
-/// The version of both encodings.
-const VERSION: u8 = 1;
+/// The version of both encodings. 1 had puts without [`Field`].
+const VERSION: u8 = 2;

@@ -20,20 +20,25 @@ mod home;
 mod kv;
 mod model;
 mod pool;
+mod range;
 mod reader;
 mod record;
 mod scan;
 mod service;
 mod snapshot;
 mod store;
+mod txn;
 
 pub use command::{
-    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Outcome, Put, PutOutcome, Refused,
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Field, Outcome, Put, PutOutcome,
+    Refused,
 };
 pub use config::KvConfig;
 pub use digest::Digest;
 pub use error::{DecodeError, KvError};
 pub use kv::Kv;
 pub use model::{KeyRange, KeyValue, LeaseId, Revision};
-pub use reader::{Content, KvReader, RangeReply, RangeRequest};
+pub use range::{Content, Filter, Order, RangeRequest, Sort, SortBy};
+pub use reader::{KvReader, RangeReply};
 pub use service::Service;
+pub use txn::{Compare, Nested, OpOutcome, RangeOutcome, Relation, Target, Txn, TxnOp, TxnOutcome};

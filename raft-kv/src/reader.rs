@@ -14,8 +14,9 @@ use crate::config::KvConfig;
 use crate::digest::{self, Digest};
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
+use crate::range::RangeRequest;
 use crate::record::State;
-use crate::scan::{Cut, View};
+use crate::scan::View;
 use crate::store::Store;
 
 /// Reads a [`Kv`](crate::Kv). Cheap to clone. As long as one lives the store stays open.
@@ -23,42 +24,6 @@ use crate::store::Store;
 pub struct KvReader {
     live: Arc<Live>,
     config: KvConfig,
-}
-
-/// A read of a range of keys. See [`RangeRequest::new`] for the usual one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RangeRequest {
-    /// Which keys.
-    pub range: KeyRange,
-    /// As of which revision. `None` for now.
-    pub revision: Option<Revision>,
-    /// The most keys to return. `None` for all that fit into one answer.
-    pub limit: Option<u64>,
-    /// How much of each key to return.
-    pub content: Content,
-}
-
-/// How much of each key a read returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Content {
-    /// Everything.
-    Full,
-    /// Everything but the values, which are empty.
-    KeysOnly,
-    /// No keys at all, only how many there are.
-    CountOnly,
-}
-
-impl RangeRequest {
-    /// Everything that is in `range` now.
-    pub fn new(range: KeyRange) -> Self {
-        Self { range, revision: None, limit: None, content: Content::Full }
-    }
-
-    /// Whether it reads at most one key.
-    pub fn is_point(&self) -> bool {
-        matches!(self.range, KeyRange::One(_))
-    }
 }
 
 /// What a read found.
@@ -92,23 +57,11 @@ impl KvReader {
         let view = View::new(&store)?;
         let state = view.state();
         let at = readable(request.revision, state)?;
-        let room = match request.content {
-            Content::CountOnly => 0,
-            Content::Full | Content::KeysOnly => request.limit.unwrap_or(u64::MAX),
-        };
-        let cut = Cut { keys: room, bytes: self.config.max_reply_bytes, content: request.content };
-        let found = match at {
-            None => view.now(&request.range, cut)?,
-            Some(at) => view.past(&request.range, at, cut)?,
-        };
-        let more = match request.content {
-            Content::CountOnly => false,
-            Content::Full | Content::KeysOnly => found.count > found.kvs.len() as u64,
-        };
+        let found = view.range(request, at, self.config.max_reply_bytes)?;
         Ok(RangeReply {
             kvs: found.kvs,
             count: found.count,
-            more,
+            more: found.more,
             revision: state.revision,
             applied: state.last.index,
         })
@@ -122,10 +75,7 @@ impl KvReader {
     /// As [`KvReader::range`].
     pub fn range_cached(&self, request: &RangeRequest) -> Result<Option<RangeReply>, KvError> {
         let KeyRange::One(key) = &request.range else { return Ok(None) };
-        let is_plain = request.revision.is_none()
-            && request.limit.is_none()
-            && request.content == Content::Full;
-        if !is_plain {
+        if !request.is_plain_point() {
             return Ok(None);
         }
         let store = self.live.store();
@@ -212,7 +162,10 @@ impl Live {
 }
 
 /// The revision to read: `None` for now.
-fn readable(wanted: Option<Revision>, state: State) -> Result<Option<Revision>, KvError> {
+pub(crate) fn readable(
+    wanted: Option<Revision>,
+    state: State,
+) -> Result<Option<Revision>, KvError> {
     let State { revision: current, compacted, .. } = state;
     match wanted {
         None => Ok(None),

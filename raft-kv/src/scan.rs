@@ -10,7 +10,7 @@ use rocksdb::{
 
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
-use crate::reader::Content;
+use crate::range::{Collector, Found, RangeRequest};
 use crate::record::{Head, STATE_KEY, State, key_value, old_bound, old_key, parse_old_key};
 use crate::store::{Families, Store};
 
@@ -19,23 +19,6 @@ pub(crate) struct View<'a> {
     frozen: SnapshotWithThreadMode<'a, DB>,
     families: Families<'a>,
     state: State,
-}
-
-/// How much of what is found to return.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cut {
-    pub(crate) keys: u64,
-    pub(crate) bytes: usize,
-    pub(crate) content: Content,
-}
-
-/// What was found.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) kvs: Vec<KeyValue>,
-    pub(crate) count: u64,
-    bytes: usize,
-    is_full: bool,
 }
 
 pub(crate) type Rows<'a> = DBRawIteratorWithThreadMode<'a, DB>;
@@ -82,35 +65,47 @@ impl<'a> View<'a> {
         self.families
     }
 
-    /// The keys of `range` as they are now.
-    pub(crate) fn now(&self, range: &KeyRange, cut: Cut) -> Result<Found, KvError> {
-        let mut found = Found::default();
-        if range.is_empty() {
-            return Ok(found);
+    /// What `request` asks for, as of `at` or now, in at most `room` bytes. `at` must not be
+    /// compacted.
+    pub(crate) fn range(
+        &self,
+        request: &RangeRequest,
+        at: Option<Revision>,
+        room: usize,
+    ) -> Result<Found, KvError> {
+        let mut found = Collector::new(request, room);
+        if !request.range.is_empty() {
+            match at {
+                None => self.now(&request.range, &mut found)?,
+                Some(at) => self.past(&request.range, at, &mut found)?,
+            }
         }
+        Ok(found.finish())
+    }
+
+    fn now(&self, range: &KeyRange, found: &mut Collector<'_>) -> Result<(), KvError> {
         if let KeyRange::One(key) = range {
             let record = self.frozen.get_pinned_cf(self.families.latest, key);
             if let Some(record) = record.map_err(KvError::storage("reading a key"))? {
-                found.add(key, &record, cut)?;
+                found.add(key, &record)?;
             }
-            return Ok(found);
+            return Ok(());
         }
         let mut rows = self.rows(self.families.latest, range.before(), ReadOptions::default());
         rows.seek(range.first());
         while let Some((key, record)) = rows.item() {
-            found.add(key, record, cut)?;
+            found.add(key, record)?;
             rows.next();
         }
-        rows.status().map_err(KvError::storage("reading a range"))?;
-        Ok(found)
+        rows.status().map_err(KvError::storage("reading a range"))
     }
 
-    /// The keys of `range` as they were at `at`, which must not be compacted.
-    pub(crate) fn past(&self, range: &KeyRange, at: Revision, cut: Cut) -> Result<Found, KvError> {
-        let mut found = Found::default();
-        if range.is_empty() {
-            return Ok(found);
-        }
+    fn past(
+        &self,
+        range: &KeyRange,
+        at: Revision,
+        found: &mut Collector<'_>,
+    ) -> Result<(), KvError> {
         let before = range.before();
         let old_before = before.as_deref().map(|before| Bytes::from(old_bound(before)));
         let mut now = self.rows(self.families.latest, before, ReadOptions::default());
@@ -126,11 +121,10 @@ impl<'a> View<'a> {
                 (Some(a), None) => Cow::Owned(a.to_vec()),
                 (None, None) => break,
             };
-            self.add_past(&key, at, (&mut now, &mut old), &mut found, cut)?;
+            self.add_past(&key, at, (&mut now, &mut old), found)?;
         }
         now.status().map_err(KvError::storage("reading a range"))?;
-        old.status().map_err(KvError::storage("reading old records"))?;
-        Ok(found)
+        old.status().map_err(KvError::storage("reading old records"))
     }
 
     /// Adds `key` as it was at `at`, and moves both iterators beyond it. Neither is beyond it yet.
@@ -139,15 +133,14 @@ impl<'a> View<'a> {
         key: &[u8],
         at: Revision,
         (now, old): (&mut Rows<'_>, &mut Rows<'_>),
-        found: &mut Found,
-        cut: Cut,
+        found: &mut Collector<'_>,
     ) -> Result<(), KvError> {
         let mut is_added = false;
         if let Some(record) = now.item().filter(|(here, _)| *here == key).map(|(_, record)| record)
         {
             let (head, _) = Head::decode(record)?;
             if head.mod_revision <= at {
-                found.add(key, record, cut)?;
+                found.add(key, record)?;
                 is_added = true;
             }
             now.next();
@@ -160,7 +153,7 @@ impl<'a> View<'a> {
                 && parse_old_key(stored)?.0 == key
                 && Head::decode(record)?.0.mod_revision <= at
             {
-                found.add(key, record, cut)?;
+                found.add(key, record)?;
             }
         }
         old.seek(old_key(key, Revision(u64::MAX)));
@@ -178,31 +171,5 @@ impl<'a> View<'a> {
             options.set_iterate_upper_bound(before);
         }
         self.frozen.raw_iterator_cf_opt(family, options)
-    }
-}
-
-impl Found {
-    /// Counts a key, and keeps it if there is room. Once there was none, nothing more is kept, so
-    /// that what is kept has no gaps.
-    fn add(&mut self, key: &[u8], record: &[u8], cut: Cut) -> Result<(), KvError> {
-        self.count += 1;
-        if self.is_full || self.kvs.len() as u64 >= cut.keys {
-            return Ok(());
-        }
-        let kv = match cut.content {
-            Content::Full => key_value(key, record)?,
-            Content::KeysOnly | Content::CountOnly => {
-                let (head, _) = Head::decode(record)?;
-                head.into_key_value(Bytes::copy_from_slice(key), Bytes::new())
-            }
-        };
-        let bytes = self.bytes + kv.len_bytes();
-        if bytes > cut.bytes && !self.kvs.is_empty() {
-            self.is_full = true;
-            return Ok(());
-        }
-        self.bytes = bytes;
-        self.kvs.push(kv);
-        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use raft_kv::{
 use support::{Arrived, Subject, config, image_of, tempdir, three_voters};
 
 fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
-    Command::Put(Put { key: key.into(), value: value.into(), lease: None, prev_kv: false })
+    Command::Put(Put::new(key, value))
 }
 
 fn payload(command: &Command) -> Payload {

@@ -5,130 +5,18 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raft_core::{Payload, StateMachine};
 use raft_kv::{
-    Command, Compact, CompactOutcome, Content, DeleteOutcome, DeleteRange, KeyRange, KeyValue,
-    KvError, KvReader, Outcome, Put, PutOutcome, RangeRequest, Refused, Revision,
+    Command, Compact, Compare, Content, DeleteRange, Field, Filter, KeyRange, Nested, Order,
+    Outcome, Put, RangeRequest, Relation, Revision, Sort, SortBy, Target, Txn, TxnOp,
 };
+use support::model::Model;
 use support::{Arrived, Subject};
-
-/// Every state there has been, in full.
-#[derive(Clone)]
-struct Model {
-    states: Vec<BTreeMap<Bytes, KeyValue>>,
-    compacted: Revision,
-}
-
-impl Model {
-    fn new() -> Self {
-        // Revisions 0 and 1 are both the empty store.
-        Self { states: vec![BTreeMap::new(); 2], compacted: Revision(0) }
-    }
-
-    fn revision(&self) -> Revision {
-        Revision(self.states.len() as u64 - 1)
-    }
-
-    fn run(&mut self, command: &Command) -> Outcome {
-        let mut next = self.states.last().unwrap().clone();
-        let revision = self.revision().next();
-        match command {
-            Command::Put(put) if put.key.is_empty() => Outcome::Refused(Refused::EmptyKey),
-            Command::Put(put) => {
-                let before = next.get(&put.key).cloned();
-                let kv = KeyValue {
-                    key: put.key.clone(),
-                    value: put.value.clone(),
-                    create_revision: before.as_ref().map_or(revision, |kv| kv.create_revision),
-                    mod_revision: revision,
-                    version: before.as_ref().map_or(1, |kv| kv.version + 1),
-                    lease: None,
-                };
-                next.insert(put.key.clone(), kv);
-                self.states.push(next);
-                let previous = before.filter(|_| put.prev_kv);
-                Outcome::Put(PutOutcome { revision, previous })
-            }
-            Command::DeleteRange(delete) => {
-                let gone: Vec<_> =
-                    next.values().filter(|kv| delete.range.contains(&kv.key)).cloned().collect();
-                if !gone.is_empty() {
-                    next.retain(|key, _| !delete.range.contains(key));
-                    self.states.push(next);
-                }
-                Outcome::DeleteRange(DeleteOutcome {
-                    revision: self.revision(),
-                    deleted: gone.len() as u64,
-                    previous: if delete.prev_kv { gone } else { Vec::new() },
-                })
-            }
-            Command::Compact(Compact { revision }) => {
-                let (current, compacted) = (self.revision(), self.compacted);
-                if *revision <= compacted {
-                    let revision = *revision;
-                    return Outcome::Refused(Refused::Compacted { revision, compacted });
-                }
-                if *revision > current {
-                    let revision = *revision;
-                    return Outcome::Refused(Refused::FutureRevision { revision, current });
-                }
-                self.compacted = *revision;
-                Outcome::Compact(CompactOutcome { revision: current, compacted: *revision })
-            }
-        }
-    }
-
-    /// The keys of a range at a revision, in order.
-    fn read(&self, range: &KeyRange, at: Revision) -> Vec<KeyValue> {
-        let state = &self.states[usize::try_from(at.0).unwrap()];
-        state.values().filter(|kv| range.contains(&kv.key)).cloned().collect()
-    }
-
-    fn check_all(&self, reader: &KvReader) {
-        assert_eq!(reader.revision(), self.revision());
-        for at in self.compacted.0..=self.revision().0 {
-            let request =
-                RangeRequest { revision: Some(Revision(at)), ..RangeRequest::new(KeyRange::all()) };
-            let reply = reader.range(&request).unwrap();
-            assert_eq!(reply.kvs, self.read(&KeyRange::all(), Revision(at)), "at revision {at}");
-        }
-        let now = reader.range(&RangeRequest::new(KeyRange::all())).unwrap();
-        assert_eq!(now.kvs, self.read(&KeyRange::all(), self.revision()));
-    }
-
-    fn check(&self, reader: &KvReader, request: &RangeRequest) {
-        let reply = match reader.range(request) {
-            Err(KvError::Compacted { .. }) => {
-                assert!(request.revision.unwrap() < self.compacted);
-                return;
-            }
-            Err(KvError::FutureRevision { .. }) => {
-                assert!(request.revision.unwrap() > self.revision());
-                return;
-            }
-            other => other.unwrap(),
-        };
-        let at = request.revision.unwrap_or_else(|| self.revision());
-        assert!((self.compacted..=self.revision()).contains(&at));
-        let mut kvs = self.read(&request.range, at);
-        assert_eq!(reply.count, kvs.len() as u64);
-        assert_eq!(reply.revision, self.revision());
-        match request.content {
-            Content::Full => {}
-            Content::KeysOnly => kvs.iter_mut().for_each(|kv| kv.value = Bytes::new()),
-            Content::CountOnly => kvs.clear(),
-        }
-        let limit = request.limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap());
-        assert_eq!(reply.more, kvs.len() > limit);
-        kvs.truncate(limit);
-        assert_eq!(reply.kvs, kvs);
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -160,24 +48,98 @@ fn range() -> impl Strategy<Value = KeyRange> {
     ]
 }
 
+fn put() -> impl Strategy<Value = Put> {
+    let value = prop_oneof![
+        6 => vec(prop_oneof![Just(b'x'), Just(b'y')], 0..3).prop_map(|v| Field::Set(v.into())),
+        1 => Just(Field::Keep),
+    ];
+    let lease = prop_oneof![6 => Just(Field::Set(None)), 1 => Just(Field::Keep)];
+    (key(), value, lease, any::<bool>()).prop_map(|(key, value, lease, prev_kv)| Put {
+        key,
+        value,
+        lease,
+        prev_kv,
+    })
+}
+
+fn delete() -> impl Strategy<Value = DeleteRange> {
+    (range(), any::<bool>()).prop_map(|(range, prev_kv)| DeleteRange { range, prev_kv })
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    let relation = prop_oneof![
+        Just(Relation::Equal),
+        Just(Relation::NotEqual),
+        Just(Relation::Less),
+        Just(Relation::Greater),
+    ];
+    let target = prop_oneof![
+        Just(Target::Value("x".into())),
+        (0..3_u64).prop_map(Target::Version),
+        (0..20_u64).prop_map(|at| Target::CreateRevision(Revision(at))),
+        (0..20_u64).prop_map(|at| Target::ModRevision(Revision(at))),
+        Just(Target::Lease(None)),
+    ];
+    (range(), relation, target).prop_map(|(range, relation, target)| Compare {
+        range,
+        relation,
+        target,
+    })
+}
+
+fn txn() -> impl Strategy<Value = Txn> {
+    let op = prop_oneof![
+        4 => put().prop_map(TxnOp::Put),
+        2 => delete().prop_map(TxnOp::DeleteRange),
+        3 => read().prop_map(TxnOp::Range),
+    ];
+    let of = |op: BoxedStrategy<TxnOp>| {
+        (vec(compare(), 0..3), vec(op.clone(), 0..4), vec(op, 0..4))
+            .prop_map(|(compare, then, otherwise)| Txn { compare, then, otherwise })
+    };
+    let op = op.boxed();
+    let nested = of(op.clone()).prop_map(|txn| TxnOp::Txn(Nested::new(txn)));
+    of(prop_oneof![5 => op, 1 => nested].boxed())
+}
+
 fn command() -> impl Strategy<Value = Command> {
-    let value = vec(any::<u8>(), 0..20).prop_map(Bytes::from);
     prop_oneof![
-        8 => (key(), value, any::<bool>()).prop_map(|(key, value, prev_kv)| {
-            Command::Put(Put { key, value, lease: None, prev_kv })
-        }),
-        3 => (range(), any::<bool>())
-            .prop_map(|(range, prev_kv)| Command::DeleteRange(DeleteRange { range, prev_kv })),
+        8 => put().prop_map(Command::Put),
+        3 => delete().prop_map(Command::DeleteRange),
+        5 => txn().prop_map(Command::Txn),
         1 => (0..40_u64).prop_map(|at| Command::Compact(Compact { revision: Revision(at) })),
     ]
 }
 
 fn read() -> impl Strategy<Value = RangeRequest> {
-    let content =
-        prop_oneof![Just(Content::Full), Just(Content::KeysOnly), Just(Content::CountOnly)];
+    let content = prop_oneof![4 => Just(Content::Full), 1 => Just(Content::KeysOnly), 1 => Just(Content::CountOnly)];
     let revision = prop::option::of((0..50_u64).prop_map(Revision));
-    (range(), revision, prop::option::of(0..5_u64), content).prop_map(
-        |(range, revision, limit, content)| RangeRequest { range, revision, limit, content },
+    let by = prop_oneof![
+        4 => Just(SortBy::Key),
+        1 => Just(SortBy::Version),
+        1 => Just(SortBy::CreateRevision),
+        1 => Just(SortBy::ModRevision),
+        1 => Just(SortBy::Value),
+    ];
+    let sort = (by, prop_oneof![2 => Just(Order::Ascending), 1 => Just(Order::Descending)])
+        .prop_map(|(by, order)| Sort { by, order });
+    let bound = || prop::option::weighted(0.1, (0..30_u64).prop_map(Revision));
+    let filter = (bound(), bound(), bound(), bound()).prop_map(|(a, b, c, d)| Filter {
+        min_mod_revision: a,
+        max_mod_revision: b,
+        min_create_revision: c,
+        max_create_revision: d,
+    });
+    let limit = prop::option::of(0..5_u64);
+    (range(), revision, limit, content, sort, filter).prop_map(
+        |(range, revision, limit, content, sort, filter)| RangeRequest {
+            range,
+            revision,
+            limit,
+            content,
+            sort,
+            filter,
+        },
     )
 }
 
@@ -260,5 +222,97 @@ proptest! {
         }
         prop_assert_eq!(outcomes.0, outcomes.1);
         prop_assert_eq!(one.reader().digest().unwrap(), two.reader().digest().unwrap());
+    }
+}
+
+/// A step of the many sequences: what costs no time.
+#[derive(Clone, Debug)]
+enum Quick {
+    Apply(Vec<Command>),
+    Read(RangeRequest),
+}
+
+fn quick() -> impl Strategy<Value = Quick> {
+    prop_oneof![
+        3 => vec(command(), 1..6).prop_map(Quick::Apply),
+        2 => read().prop_map(Quick::Read),
+    ]
+}
+
+/// One store for many sequences, since to open one takes longer than a sequence. Each sequence
+/// begins with an empty store without history. Not for all, since what is deleted in memory slows
+/// reading down until it is flushed.
+static SHARED: Mutex<Option<(Subject, Model, usize)>> = Mutex::new(None);
+const SEQUENCES_A_STORE: usize = 64;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn ten_thousand_sequences_do_what_the_model_does(mut steps in vec(quick(), 1..12)) {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a failed sequence leaves is of no use to the next.
+        let (mut subject, mut model, used) =
+            shared.take().unwrap_or_else(|| (Subject::new(), Model::new(), 0));
+        let all = DeleteRange { range: KeyRange::all(), prev_kv: false };
+        apply(&mut subject, &mut model, &[Command::DeleteRange(all)]);
+        let base = model.revision();
+        let compact = Command::Compact(Compact { revision: base });
+        apply(&mut subject, &mut model, &[compact]);
+        steps.iter_mut().for_each(|step| step.move_to(base));
+        for step in steps {
+            match step {
+                Quick::Apply(commands) => drop(apply(&mut subject, &mut model, &commands)),
+                Quick::Read(request) => model.check(&subject.reader(), &request),
+            }
+        }
+        model.check_all(&subject.reader());
+        *shared = (used < SEQUENCES_A_STORE).then_some((subject, model, used + 1));
+    }
+}
+
+impl Quick {
+    /// Revisions are made up as if the store were new.
+    fn move_to(&mut self, base: Revision) {
+        match self {
+            Self::Apply(commands) => commands.iter_mut().for_each(|command| match command {
+                Command::Compact(compact) => compact.revision.0 += base.0,
+                Command::Txn(txn) => move_txn(txn, base),
+                Command::Put(_) | Command::DeleteRange(_) => {}
+            }),
+            Self::Read(request) => move_read(request, base),
+        }
+    }
+}
+
+fn move_txn(txn: &mut Txn, base: Revision) {
+    for compare in &mut txn.compare {
+        match &mut compare.target {
+            Target::CreateRevision(at) | Target::ModRevision(at) => at.0 += base.0,
+            Target::Value(_) | Target::Version(_) | Target::Lease(_) => {}
+        }
+    }
+    for op in txn.then.iter_mut().chain(&mut txn.otherwise) {
+        match op {
+            TxnOp::Range(request) => move_read(request, base),
+            TxnOp::Txn(txn) => move_txn(txn, base),
+            TxnOp::Put(_) | TxnOp::DeleteRange(_) => {}
+        }
+    }
+}
+
+fn move_read(request: &mut RangeRequest, base: Revision) {
+    let filter = &mut request.filter;
+    for revision in [
+        &mut request.revision,
+        &mut filter.min_mod_revision,
+        &mut filter.max_mod_revision,
+        &mut filter.min_create_revision,
+        &mut filter.max_create_revision,
+    ]
+    .into_iter()
+    .flatten()
+    {
+        revision.0 += base.0;
     }
 }

@@ -97,8 +97,7 @@ impl Drop for Running {
 }
 
 fn put(key: &'static [u8], value: impl Into<Bytes>) -> Request {
-    let key = Bytes::from_static(key);
-    Request::Write(Command::Put(Put { key, value: value.into(), lease: None, prev_kv: false }))
+    Request::Write(Command::Put(Put::new(key, value)))
 }
 
 fn read(request: RangeRequest, level: ReadLevel) -> Request {

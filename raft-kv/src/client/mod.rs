@@ -22,7 +22,9 @@ use crate::command::{
     Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Outcome, Put, PutOutcome,
 };
 use crate::model::{KeyRange, KeyValue, Revision};
-use crate::reader::{RangeReply, RangeRequest};
+use crate::range::RangeRequest;
+use crate::reader::RangeReply;
+use crate::txn::{Txn, TxnOutcome};
 
 use self::attempt::Kind;
 use self::directory::Directory;
@@ -30,6 +32,13 @@ use self::directory::Directory;
 pub use channel::{Channel, ChannelError, NotSentKind};
 pub use error::ClientError;
 pub use status::MemberStatus;
+
+/// What an answer holds, if it is of the kind that belongs to the request.
+macro_rules! take {
+    ($kind:path, $answer:expr) => {
+        if let $kind(inner) = $answer { Some(inner) } else { None }
+    };
+}
 
 /// A client of a cluster. Cloning shares what it has learnt.
 ///
@@ -73,8 +82,7 @@ impl<C: Channel> Client<C> {
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
     ) -> Result<PutOutcome, ClientError> {
-        let (key, value) = (key.into(), value.into());
-        self.put_with(Put { key, value, lease: None, prev_kv: false }).await
+        self.put_with(Put::new(key, value)).await
     }
 
     /// Writes a key, with all there is to say about it.
@@ -83,11 +91,7 @@ impl<C: Channel> Client<C> {
     ///
     /// As [`Client::put`].
     pub async fn put_with(&self, put: Put) -> Result<PutOutcome, ClientError> {
-        self.write(Command::Put(put), |outcome| match outcome {
-            Outcome::Put(outcome) => Some(outcome),
-            Outcome::DeleteRange(_) | Outcome::Compact(_) | Outcome::Refused(_) => None,
-        })
-        .await
+        self.write(Command::Put(put), |outcome| take!(Outcome::Put, outcome)).await
     }
 
     /// Deletes the keys of a range.
@@ -105,11 +109,8 @@ impl<C: Channel> Client<C> {
     ///
     /// As [`Client::delete`].
     pub async fn delete_with(&self, delete: DeleteRange) -> Result<DeleteOutcome, ClientError> {
-        self.write(Command::DeleteRange(delete), |outcome| match outcome {
-            Outcome::DeleteRange(outcome) => Some(outcome),
-            Outcome::Put(_) | Outcome::Compact(_) | Outcome::Refused(_) => None,
-        })
-        .await
+        let command = Command::DeleteRange(delete);
+        self.write(command, |outcome| take!(Outcome::DeleteRange, outcome)).await
     }
 
     /// Gives up the history before `revision`.
@@ -118,11 +119,17 @@ impl<C: Channel> Client<C> {
     ///
     /// See [`ClientError`]; after [`ClientError::Unknown`] it may be gone or not.
     pub async fn compact(&self, revision: Revision) -> Result<CompactOutcome, ClientError> {
-        self.write(Command::Compact(Compact { revision }), |outcome| match outcome {
-            Outcome::Compact(outcome) => Some(outcome),
-            Outcome::Put(_) | Outcome::DeleteRange(_) | Outcome::Refused(_) => None,
-        })
-        .await
+        let command = Command::Compact(Compact { revision });
+        self.write(command, |outcome| take!(Outcome::Compact, outcome)).await
+    }
+
+    /// Does several things as one, depending on what is there.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`]; after [`ClientError::Unknown`] all of it may be done or nothing.
+    pub async fn txn(&self, txn: Txn) -> Result<TxnOutcome, ClientError> {
+        self.write(Command::Txn(txn), |outcome| take!(Outcome::Txn, outcome)).await
     }
 
     /// Reads one key.
@@ -151,11 +158,7 @@ impl<C: Channel> Client<C> {
             ReadLevel::Stale => Kind::Anyone,
         };
         let request = Request::Range(Read { request, level, min_applied });
-        let found = self.run(&request, kind, |answer| match answer {
-            Answer::Range(found) => Some(found),
-            Answer::Written(_) | Answer::Status(_) | Answer::Members(_) => None,
-        });
-        found.await
+        self.run(&request, kind, |answer| take!(Answer::Range, answer)).await
     }
 
     /// Asks any node who the members are.
@@ -164,11 +167,7 @@ impl<C: Channel> Client<C> {
     ///
     /// See [`ClientError`].
     pub async fn members(&self) -> Result<Members, ClientError> {
-        self.run(&Request::Members, Kind::Anyone, |answer| match answer {
-            Answer::Members(members) => Some(members),
-            Answer::Written(_) | Answer::Range(_) | Answer::Status(_) => None,
-        })
-        .await
+        self.run(&Request::Members, Kind::Anyone, |answer| take!(Answer::Members, answer)).await
     }
 
     async fn write<T>(
@@ -176,11 +175,9 @@ impl<C: Channel> Client<C> {
         command: Command,
         expect: impl Fn(Outcome) -> Option<T>,
     ) -> Result<T, ClientError> {
-        self.run(&Request::Write(command), Kind::Write, |answer| match answer {
-            Answer::Written(outcome) => expect(outcome),
-            Answer::Range(_) | Answer::Status(_) | Answer::Members(_) => None,
-        })
-        .await
+        let request = Request::Write(command);
+        self.run(&request, Kind::Write, |answer| take!(Answer::Written, answer).and_then(&expect))
+            .await
     }
 
     fn directory(&self) -> MutexGuard<'_, Directory> {

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod log;
+pub(crate) mod model;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,6 +3,8 @@
 //! Nothing here blocks: requests come in on the threads of the network, and the node answers on its
 //! own. What may have to wait for a disk, or take long, goes to a few threads of our own.
 
+mod check;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,12 +17,13 @@ use crate::api::{
     Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, Read, ReadLevel, Rejection, Reply,
     Request,
 };
-use crate::command::{Command, DeleteRange, Outcome, Put, Refused};
-use crate::config::KvConfig;
+use crate::command::{Command, Outcome};
 use crate::error::KvError;
-use crate::model::KeyRange;
 use crate::pool::Pool;
-use crate::reader::{KvReader, RangeReply, RangeRequest};
+use crate::range::RangeRequest;
+use crate::reader::{KvReader, RangeReply};
+
+use self::check::{check, rejected, senseless, unreadable};
 
 /// Answers clients in the name of one node. Cloning shares it.
 #[derive(Clone)]
@@ -248,95 +251,6 @@ fn fresh(found: RangeReply, least: Index) -> Result<Answer, ErrorReply> {
         return Err(ErrorReply::Behind { applied: found.applied });
     }
     Ok(Answer::Range(found))
-}
-
-/// What can be said of a request without looking at the store. Limits are those of this node; what
-/// it lets pass all nodes apply alike.
-fn check(request: &Request, config: &KvConfig) -> Result<(), ErrorReply> {
-    match request {
-        Request::Write(Command::Put(Put { key, value, .. })) => {
-            check_key(key, config)?;
-            let (bytes, limit) = (value.len(), config.max_value_bytes);
-            if bytes > limit {
-                let message = format!("the value has {bytes} bytes; at most {limit} are allowed");
-                return Err(rejected(Rejection::ValueTooLarge, message));
-            }
-            Ok(())
-        }
-        Request::Write(Command::DeleteRange(DeleteRange { range, .. })) => {
-            check_range(range, config)
-        }
-        Request::Range(read) => check_range(&read.request.range, config),
-        Request::Write(Command::Compact(_)) | Request::Status | Request::Members => Ok(()),
-    }
-}
-
-fn check_range(range: &KeyRange, config: &KvConfig) -> Result<(), ErrorReply> {
-    match range {
-        KeyRange::One(key) => check_key(key, config),
-        KeyRange::From(first) if first.is_empty() => Ok(()),
-        KeyRange::From(first) => check_key(first, config),
-        KeyRange::Between { first, before } if first >= before => {
-            let (first, before) = (first.escape_ascii(), before.escape_ascii());
-            let message =
-                format!("the range from \"{first}\" ends at \"{before}\", before it begins");
-            Err(rejected(Rejection::EmptyRange, message))
-        }
-        // The end may be one byte longer than a key, to include the longest.
-        KeyRange::Between { first, before } => {
-            let limit = config.max_key_bytes + 1;
-            check_length(first, limit).and_then(|()| check_length(before, limit))
-        }
-    }
-}
-
-fn check_key(key: &Bytes, config: &KvConfig) -> Result<(), ErrorReply> {
-    if key.is_empty() {
-        return Err(rejected(Rejection::EmptyKey, Refused::EmptyKey.to_string()));
-    }
-    check_length(key, config.max_key_bytes)
-}
-
-fn check_length(key: &Bytes, limit: usize) -> Result<(), ErrorReply> {
-    if key.len() <= limit {
-        return Ok(());
-    }
-    let message = format!("the key has {} bytes; at most {limit} are allowed", key.len());
-    Err(rejected(Rejection::KeyTooLong, message))
-}
-
-fn senseless(refused: &Refused) -> ErrorReply {
-    let kind = match refused {
-        Refused::EmptyKey => Rejection::EmptyKey,
-        Refused::NoSuchLease(_) => Rejection::NoSuchLease,
-        Refused::FutureRevision { .. } => Rejection::FutureRevision,
-        Refused::TooMuch { .. } => Rejection::TooMuch,
-        Refused::Compacted { revision, compacted } => {
-            return ErrorReply::Compacted { revision: *revision, compacted: *compacted };
-        }
-    };
-    rejected(kind, refused.to_string())
-}
-
-fn unreadable(error: KvError) -> ErrorReply {
-    match error {
-        KvError::Compacted { revision, compacted } => ErrorReply::Compacted { revision, compacted },
-        KvError::FutureRevision { .. } => rejected(Rejection::FutureRevision, error.to_string()),
-        KvError::Locked { .. }
-        | KvError::Io { .. }
-        | KvError::Storage { .. }
-        | KvError::Format { .. }
-        | KvError::Corrupt { .. }
-        | KvError::WrongSnapshot { .. }
-        | KvError::Config(_) => {
-            tracing::error!(%error, "the store cannot be read");
-            ErrorReply::Unavailable { message: error.to_string() }
-        }
-    }
-}
-
-fn rejected(kind: Rejection, message: String) -> ErrorReply {
-    ErrorReply::Rejected { kind, message }
 }
 
 /// Threads for reads that may take long.

@@ -1,0 +1,205 @@
+//! What each command does to the store: `write` puts and deletes, `txn` does several at once.
+//!
+//! Deterministic (rule C1): it looks at the command and at what is stored, and nothing else. In
+//! particular not at how entries are cut into batches, which differs from node to node, nor at this
+//! node's configuration.
+
+mod txn;
+mod write;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use raft_core::{Entry, LogId, MachineError, Membership, Payload};
+use rocksdb::{ReadOptions, WriteBatch};
+
+use crate::command::{Command, Compact, CompactOutcome, Outcome, Refused};
+use crate::error::KvError;
+use crate::model::Revision;
+use crate::record::{
+    MEMBERSHIP_KEY, STATE_KEY, State, change_key, decode_change, encode_membership, old_key,
+    parse_change_key,
+};
+use crate::store::{Families, Store};
+
+use self::write::Change;
+
+/// Entries on their way into one write batch.
+pub(crate) struct Applier<'a> {
+    store: &'a Store,
+    families: Families<'a>,
+    batch: WriteBatch,
+    /// What the batch writes to `latest`, because the database does not show it yet: records, and
+    /// `None` for a key that it deletes. Also what the command at hand has changed so far.
+    pending: BTreeMap<Bytes, Option<Bytes>>,
+    /// What the command at hand has changed so far. Not yet in the batch: it may still be refused.
+    staged: Vec<Change>,
+    state: State,
+    membership: Option<(LogId, Membership)>,
+}
+
+/// What applying has come to.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) state: State,
+    /// The last membership among the entries, if there was one.
+    pub(crate) membership: Option<(LogId, Membership)>,
+}
+
+impl<'a> Applier<'a> {
+    /// Goes on from `state`, which is what `store` holds.
+    pub(crate) fn new(store: &'a Store, state: State) -> Self {
+        Self {
+            store,
+            families: store.families(),
+            batch: WriteBatch::new(),
+            pending: BTreeMap::new(),
+            staged: Vec::new(),
+            state,
+            membership: None,
+        }
+    }
+
+    /// Applies the next entry and says what became of it.
+    pub(crate) fn apply(&mut self, entry: &Entry) -> Result<Bytes, MachineError> {
+        assert_eq!(
+            entry.id.index,
+            self.state.last.index.next(),
+            "the state machine is given entries in order, each once"
+        );
+        let outcome = match &entry.payload {
+            Payload::Empty => Bytes::new(),
+            Payload::Command(command) => {
+                let command = Command::decode(command).map_err(|error| MachineError::Unknown {
+                    what: format!("the command at {}: {error}", entry.id),
+                })?;
+                let failed = KvError::fatal("applying a command");
+                self.command(command).map_err(failed)?.encode()
+            }
+            Payload::Membership(membership) => {
+                let membership = (entry.id, membership.clone());
+                let stored = encode_membership(&membership);
+                self.batch.put_cf(self.families.meta, MEMBERSHIP_KEY, stored);
+                self.membership = Some(membership);
+                Bytes::new()
+            }
+        };
+        self.state.last = entry.id;
+        Ok(outcome)
+    }
+
+    /// Whether enough has come together that it should be written before more is applied. Entries
+    /// are small or many, but each may replace a value of any size.
+    pub(crate) fn is_full(&self) -> bool {
+        self.batch.size_in_bytes() >= BATCH_BYTES
+    }
+
+    /// Writes everything, with how far it goes, as one (rule C3).
+    pub(crate) fn write(mut self) -> Result<Done, KvError> {
+        self.flush()?;
+        Ok(Done { state: self.state, membership: self.membership })
+    }
+
+    /// Writes what has come together, so that the database shows it.
+    fn flush(&mut self) -> Result<(), KvError> {
+        self.batch.put_cf(self.families.meta, STATE_KEY, self.state.encode());
+        self.store.write(std::mem::take(&mut self.batch))?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Deletes from the disk some of the history that compaction has given up: that of about
+    /// `changes` changes. Must come before the entries, since it looks only at what is written.
+    /// Nothing that can be read depends on it, so nodes may differ in it.
+    pub(crate) fn purge(&mut self, changes: usize) -> Result<(), KvError> {
+        let State { compacted, purged, .. } = self.state;
+        if purged >= compacted {
+            return Ok(());
+        }
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(change_key(compacted.next(), 0));
+        options.fill_cache(false);
+        let mut rows = self.store.db().raw_iterator_cf_opt(self.families.changes, options);
+        rows.seek(change_key(purged.next(), 0));
+        let mut left = changes;
+        while let Some((row, change)) = rows.item() {
+            let revision = parse_change_key(row)?;
+            // A revision is purged as a whole.
+            if left == 0 && revision > self.state.purged.next() {
+                self.state.purged = Revision(revision.0 - 1);
+                return Ok(());
+            }
+            let (kind, key) = decode_change(change)?;
+            if kind.has_old() {
+                self.batch.delete_cf(self.families.old, old_key(key, revision));
+            }
+            left = left.saturating_sub(1);
+            rows.next();
+        }
+        rows.status().map_err(KvError::storage("reading what to purge"))?;
+        // One range tombstone a compaction, not one a step.
+        let (first, before) = (change_key(Revision(0), 0), change_key(compacted.next(), 0));
+        self.batch.delete_range_cf(self.families.changes, first, before);
+        self.state.purged = compacted;
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) -> Result<Outcome, KvError> {
+        if Self::reads_past(&command) {
+            self.flush()?;
+        }
+        let outcome = match command {
+            Command::Put(put) => self.put(put).map(Outcome::Put),
+            Command::DeleteRange(delete) => self.delete_range(&delete).map(Outcome::DeleteRange),
+            Command::Compact(compact) => self.compact(compact).map(Outcome::Compact),
+            Command::Txn(txn) => self.txn(&txn).map(Outcome::Txn),
+        };
+        match outcome {
+            Ok(outcome) => {
+                self.commit();
+                Ok(outcome)
+            }
+            Err(Stop::Refused(refused)) => {
+                self.undo();
+                Ok(Outcome::Refused(refused))
+            }
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    fn compact(&mut self, compact: Compact) -> Result<CompactOutcome, Stop> {
+        let revision = compact.revision;
+        let State { revision: current, compacted, .. } = self.state;
+        if revision <= compacted {
+            return Err(Refused::Compacted { revision, compacted }.into());
+        }
+        if revision > current {
+            return Err(Refused::FutureRevision { revision, current }.into());
+        }
+        self.state.compacted = revision;
+        Ok(CompactOutcome { revision: current, compacted: revision })
+    }
+}
+
+/// Why a command goes no further.
+enum Stop {
+    /// It makes no sense. What it has changed so far is undone.
+    Refused(Refused),
+    /// The node stops.
+    Failed(KvError),
+}
+
+impl From<Refused> for Stop {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<KvError> for Stop {
+    fn from(error: KvError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A write batch is written when it has this size, at the next entry.
+const BATCH_BYTES: usize = 16 << 20;
