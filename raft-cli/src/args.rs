@@ -13,12 +13,13 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use raft_core::NodeId;
 
 use crate::failure::Failure;
+use crate::kv_args::{CompactArgs, DelArgs, PutArgs, RangeArgs, TxnArgs};
 
 /// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
 ///
-/// Exit codes: 0 done, 1 no such key (or something failed on this machine), 2 usage, 3 no leader or
-/// nobody reachable, 4 the outcome of a write is unknown, 5 not permitted, 6 data is damaged or
-/// belongs to another node.
+/// Exit codes: 0 done, 1 no such key or a comparison failed (or something did on this machine), 2
+/// usage, 3 no leader or nobody reachable, 4 the outcome of a write is unknown, 5 not permitted, 6
+/// data is damaged or belongs to another node.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "raft",
@@ -100,14 +101,25 @@ pub(crate) enum Command {
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
     /// Write a value under a key.
-    #[command(after_help = "Example:\n  raft put colour green")]
+    #[command(after_help = PUT_EXAMPLES)]
     Put(PutArgs),
     /// Read the value of a key. Exit code 1 if there is no such key.
+    ///
+    /// With an option that speaks of several keys it is `raft range`.
     #[command(after_help = "Examples:\n  raft get colour\n  raft get colour --stale -o json")]
-    Get(GetArgs),
-    /// Remove a key.
-    #[command(after_help = "Example:\n  raft del colour")]
+    Get(RangeArgs),
+    /// Read a range of keys.
+    #[command(after_help = RANGE_EXAMPLES)]
+    Range(RangeArgs),
+    /// Remove a key, or a range of keys.
+    #[command(after_help = "Examples:\n  raft del colour\n  raft del user/ --prefix --prev-kv")]
     Del(DelArgs),
+    /// Do several things as one, depending on what is there. Exit code 1 if the comparisons fail.
+    #[command(after_help = TXN_EXAMPLES)]
+    Txn(TxnArgs),
+    /// Give up the history before a revision. The present stays.
+    #[command(after_help = "Example:\n  raft compact 1000")]
+    Compact(CompactArgs),
     /// Show what each node is doing.
     #[command(after_help = "Example:\n  raft status --endpoints 127.0.0.1:7101 --tls-dir certs")]
     Status,
@@ -139,9 +151,15 @@ pub(crate) enum Request {
     /// Write a value under a key.
     Put(PutArgs),
     /// Read the value of a key.
-    Get(GetArgs),
-    /// Remove a key.
+    Get(RangeArgs),
+    /// Read a range of keys.
+    Range(RangeArgs),
+    /// Remove a key, or a range of keys.
     Del(DelArgs),
+    /// Do several things as one, depending on what is there.
+    Txn(TxnArgs),
+    /// Give up the history before a revision.
+    Compact(CompactArgs),
     /// Show what each node is doing.
     Status,
 }
@@ -213,33 +231,6 @@ pub(crate) struct ServeArgs {
 }
 
 #[derive(Clone, Debug, Args)]
-pub(crate) struct PutArgs {
-    /// The key. Not empty. Any bytes.
-    #[arg(value_parser = any_bytes())]
-    pub(crate) key: Bytes,
-    /// The value. Any bytes.
-    #[arg(allow_negative_numbers = true, value_parser = any_bytes())]
-    pub(crate) value: Bytes,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct GetArgs {
-    /// The key.
-    #[arg(value_parser = any_bytes())]
-    pub(crate) key: Bytes,
-    /// Take the answer of whichever node is asked, without making sure that it is the latest.
-    #[arg(long)]
-    pub(crate) stale: bool,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct DelArgs {
-    /// The key.
-    #[arg(value_parser = any_bytes())]
-    pub(crate) key: Bytes,
-}
-
-#[derive(Clone, Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Where the nodes keep their data; a new or empty directory. It stays afterwards. By default a
     /// temporary one that is removed.
@@ -271,7 +262,10 @@ pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, Fa
 pub(crate) fn parse_line(words: Vec<String>) -> Result<Request, Failure> {
     ShellLine::try_parse_from(words).map(|line| line.request).map_err(|error| {
         if shows_help(&error) {
-            Failure::usage("a line is one of: put KEY VALUE, get KEY [--stale], del KEY, status")
+            Failure::usage(
+                "a line is one of: put KEY VALUE, get KEY, range KEY [END], del KEY [END], \
+                 txn {JSON}, compact REVISION, status; each with the options of `raft`",
+            )
         } else {
             complaint(&error)
         }
@@ -308,7 +302,7 @@ fn first_sentence(error: &clap::Error) -> String {
 }
 
 /// A key or a value: what was typed, be it text or not.
-fn any_bytes() -> impl TypedValueParser<Value = Bytes> {
+pub(crate) fn any_bytes() -> impl TypedValueParser<Value = Bytes> {
     OsStringValueParser::new().map(|typed| Bytes::from(typed.into_encoded_bytes()))
 }
 
@@ -329,6 +323,25 @@ Examples:
   raft serve --config node-1.toml --http 127.0.0.1:7201
   raft serve --node-id 4 --data-dir n4 --listen 127.0.0.1:7104 --tls-dir certs \\
       --join 127.0.0.1:7101,127.0.0.1:7102";
+
+const PUT_EXAMPLES: &str = "\
+Examples:
+  raft put colour green
+  raft put colour blue --prev-kv -o json
+  raft put colour --ignore-value --lease 7";
+
+const RANGE_EXAMPLES: &str = "\
+Examples:
+  raft range a c
+  raft range user/ --prefix --limit 10 --sort-by modify --order descend
+  raft range '' --prefix --count-only
+  raft range user/ --prefix --rev 42 -o json";
+
+const TXN_EXAMPLES: &str = "\
+Examples:
+  raft txn '{\"compare\":[{\"key\":\"a\",\"target\":\"version\",\"op\":\"=\",\"value\":0}],
+             \"then\":[{\"put\":{\"key\":\"a\",\"value\":\"1\"}}],\"else\":[{\"range\":{\"key\":\"a\"}}]}'
+  printf 'version(a) = 0\\n\\nput a 1\\n\\nget a\\n' | raft txn";
 
 const TLS_EXAMPLES: &str = "\
 Example:
@@ -395,6 +408,6 @@ mod tests {
     #[test]
     fn a_value_may_be_a_negative_number() {
         let Command::Put(put) = parsed("raft put k -1").unwrap().command else { panic!() };
-        assert_eq!(put.value, "-1");
+        assert_eq!(put.value.unwrap(), "-1");
     }
 }

@@ -18,9 +18,13 @@ mod faults;
 mod founding;
 mod http;
 mod join;
+mod kv_args;
+mod kv_output;
 mod output;
 mod serve;
 mod terminal;
+mod txn_json;
+mod txn_text;
 
 use std::process::ExitCode;
 

@@ -12,33 +12,33 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use comfy_table::{ContentArrangement, Table, presets};
+use raft_kv::{
+    CompactOutcome, DeleteOutcome, KeyValue, PutOutcome, RangeReply, Revision, TxnOutcome,
+};
 use serde_json::{Map, Value, json};
 
 use crate::args::Output;
 use crate::failure::Failure;
+use crate::kv_output;
 
 /// What one request came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    Put { revision: u64 },
+    Put(PutOutcome),
     Get(Found),
-    Del { deleted: u64, revision: u64 },
+    Range(RangeReply),
+    Del(DeleteOutcome),
+    Txn(TxnOutcome),
+    Compact(CompactOutcome),
     Status(Vec<NodeStatus>),
 }
 
 /// A key that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    pub(crate) key: Bytes,
-    pub(crate) value: Bytes,
+    pub(crate) kv: KeyValue,
     /// That of the store when it was read.
-    pub(crate) revision: u64,
-    /// That in which the key was made, since it was last deleted.
-    pub(crate) create_revision: u64,
-    /// That in which it was last written.
-    pub(crate) mod_revision: u64,
-    /// How often it was written since it was made.
-    pub(crate) version: u64,
+    pub(crate) revision: Revision,
 }
 
 /// A row of `raft status`.
@@ -65,28 +65,29 @@ pub(crate) struct Seen {
 impl Reply {
     pub(crate) fn to_json(&self) -> Value {
         match self {
-            Self::Put { revision } => json!({ "revision": revision }),
+            Self::Put(put) => kv_output::put(put),
             Self::Get(found) => found.to_json(),
-            Self::Del { deleted, revision } => json!({ "deleted": deleted, "revision": revision }),
+            Self::Range(found) => kv_output::range(found),
+            Self::Del(delete) => kv_output::delete(delete),
+            Self::Txn(txn) => kv_output::txn(txn),
+            Self::Compact(compact) => {
+                json!({ "revision": compact.revision.0, "compact_revision": compact.compacted.0 })
+            }
             Self::Status(nodes) => nodes.iter().map(NodeStatus::to_json).collect(),
         }
     }
 
     pub(crate) fn to_table(&self) -> Table {
         match self {
-            Self::Put { revision } => table(&["REVISION"], [vec![revision.to_string()]]),
-            Self::Get(found) => table(
-                &["KEY", "VALUE", "MODIFIED AT", "VERSION"],
-                [vec![
-                    shown(&found.key),
-                    shown(&found.value),
-                    found.mod_revision.to_string(),
-                    found.version.to_string(),
-                ]],
+            Self::Put(put) => kv_output::put_table(put),
+            Self::Get(found) => kv_output::kv_table([&found.kv]),
+            Self::Range(found) => kv_output::range_table(found),
+            Self::Del(delete) => kv_output::delete_table(delete),
+            Self::Txn(txn) => kv_output::txn_table(txn),
+            Self::Compact(compact) => table(
+                &["REVISION", "COMPACTED TO"],
+                [vec![compact.revision.to_string(), compact.compacted.to_string()]],
             ),
-            Self::Del { deleted, revision } => {
-                table(&["DELETED", "REVISION"], [vec![deleted.to_string(), revision.to_string()]])
-            }
             Self::Status(nodes) => table(
                 &["NODE", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED"],
                 nodes.iter().map(NodeStatus::to_row),
@@ -95,26 +96,24 @@ impl Reply {
     }
 
     pub(crate) fn print(&self, form: Output) -> Result<ExitCode, Failure> {
-        match form {
-            Output::Json => print_line(&self.to_json().to_string()),
-            Output::Table => print_line(&self.to_table().to_string()),
-        }
+        let printed = match form {
+            Output::Json => print_line(&self.to_json().to_string())?,
+            Output::Table => print_line(&self.to_table().to_string())?,
+        };
+        Ok(if self.is_success() { printed } else { ExitCode::FAILURE })
+    }
+
+    /// A transaction whose comparisons failed is done, but not what was hoped for.
+    fn is_success(&self) -> bool {
+        !matches!(self, Self::Txn(TxnOutcome { succeeded: false, .. }))
     }
 }
 
 impl Found {
     fn to_json(&self) -> Value {
-        let mut fields = Map::new();
-        put_bytes(&mut fields, "key", &self.key);
-        put_bytes(&mut fields, "value", &self.value);
-        let numbers = [
-            ("revision", self.revision),
-            ("create_revision", self.create_revision),
-            ("mod_revision", self.mod_revision),
-            ("version", self.version),
-        ];
-        fields.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
-        Value::Object(fields)
+        let mut fields = kv_output::kv(&self.kv);
+        fields["revision"] = self.revision.0.into();
+        fields
     }
 }
 
@@ -181,7 +180,7 @@ pub(crate) fn print_line(line: &str) -> Result<ExitCode, Failure> {
     }
 }
 
-fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+pub(crate) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(head);
@@ -189,7 +188,7 @@ fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     table
 }
 
-fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &Bytes) {
+pub(crate) fn put_bytes(fields: &mut Map<String, Value>, name: &str, bytes: &Bytes) {
     match std::str::from_utf8(bytes) {
         Ok(text) => fields.insert(name.to_owned(), text.into()),
         Err(_) => fields.insert(format!("{name}_base64"), BASE64.encode(bytes).into()),
@@ -201,36 +200,56 @@ fn number(number: Option<u64>) -> String {
 }
 
 /// Bytes for a terminal: what could move its cursor is escaped.
-fn shown(bytes: &Bytes) -> String {
+pub(crate) fn shown(bytes: &Bytes) -> String {
     let plain = std::str::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control));
     plain.map_or_else(|| bytes.escape_ascii().to_string(), str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
+    use raft_kv::{OpOutcome, RangeOutcome};
+
     use super::*;
 
-    fn found(value: &'static [u8]) -> Found {
-        Found {
+    fn kv(value: &'static [u8]) -> KeyValue {
+        KeyValue {
             key: Bytes::from_static(b"k"),
             value: Bytes::from_static(value),
-            revision: 9,
-            create_revision: 3,
-            mod_revision: 7,
+            create_revision: Revision(3),
+            mod_revision: Revision(7),
             version: 2,
+            lease: None,
         }
+    }
+
+    fn found(value: &'static [u8]) -> Found {
+        Found { kv: kv(value), revision: Revision(9) }
     }
 
     #[test]
     fn json_has_the_documented_names() {
-        assert_eq!(Reply::Put { revision: 4 }.to_json().to_string(), r#"{"revision":4}"#);
-        let reply = Reply::Del { deleted: 1, revision: 5 };
-        assert_eq!(reply.to_json(), json!({ "deleted": 1, "revision": 5 }));
-        let reply = Reply::Get(found(b"v")).to_json();
+        let revision = Revision(4);
+        let put = Reply::Put(PutOutcome { revision, previous: None });
+        assert_eq!(put.to_json().to_string(), r#"{"revision":4}"#);
+        let delete = Reply::Del(DeleteOutcome { revision, deleted: 1, previous: vec![] });
+        assert_eq!(delete.to_json(), json!({ "deleted": 1, "revision": 4 }));
         assert_eq!(
-            reply,
+            Reply::Get(found(b"v")).to_json(),
             json!({ "key": "k", "value": "v", "revision": 9, "create_revision": 3,
-                    "mod_revision": 7, "version": 2 })
+                    "mod_revision": 7, "version": 2, "lease": 0 })
+        );
+        let kv_json = json!({ "key": "k", "value": "v", "create_revision": 3, "mod_revision": 7,
+                              "version": 2, "lease": 0 });
+        let put = PutOutcome { revision, previous: Some(kv(b"v")) };
+        let read = RangeOutcome { kvs: vec![kv(b"v")], count: 2, more: true };
+        let responses = vec![OpOutcome::Put(put), OpOutcome::Range(read)];
+        let txn = Reply::Txn(TxnOutcome { revision, succeeded: true, responses });
+        assert_eq!(
+            txn.to_json(),
+            json!({ "succeeded": true, "revision": 4, "responses": [
+                { "response_put": { "revision": 4, "prev_kv": kv_json } },
+                { "response_range": { "kvs": [kv_json], "count": 2, "more": true } },
+            ] })
         );
     }
 

@@ -67,9 +67,21 @@ impl Ran {
 ///
 /// If it cannot be run at all.
 pub fn raft<S: AsRef<std::ffi::OsStr>>(words: impl IntoIterator<Item = S>) -> Ran {
+    raft_reading(words, Stdio::null())
+}
+
+/// Runs `raft` with these words and this input, and no environment of ours.
+///
+/// # Panics
+///
+/// If it cannot be run at all.
+pub(crate) fn raft_reading<S: AsRef<std::ffi::OsStr>>(
+    words: impl IntoIterator<Item = S>,
+    stdin: Stdio,
+) -> Ran {
     let output = command()
         .args(words)
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .output()
         .expect("the binary was found, so it can be run");
     Ran {

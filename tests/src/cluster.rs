@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::binary::{self, Ran, raft};
+use crate::binary::{self, Ran, raft, raft_reading};
 use crate::shell::Shell;
 
 /// How a cluster is to be.
@@ -259,11 +259,32 @@ impl Cluster {
         self.client(&ids, words.iter().map(|word| OsStr::from_bytes(word)))
     }
 
+    /// Runs one client command that knows all running nodes and reads `text` from its stdin.
+    ///
+    /// # Panics
+    ///
+    /// If the text cannot be kept in a file.
+    pub fn raft_reading(&self, words: &[&str], text: &str) -> Ran {
+        let file = self.dir.path().join("stdin");
+        fs::write(&file, text).expect("a temporary file can be written");
+        let stdin = File::open(&file).expect("it was just written");
+        let ids: Vec<_> = self.running.keys().copied().collect();
+        raft_reading(self.client_words(&ids, words.iter().map(OsStr::new)), stdin.into())
+    }
+
     fn client<'a>(&self, ids: &[u64], words: impl Iterator<Item = &'a OsStr>) -> Ran {
+        raft(self.client_words(ids, words))
+    }
+
+    fn client_words<'a>(
+        &self,
+        ids: &[u64],
+        words: impl Iterator<Item = &'a OsStr>,
+    ) -> Vec<OsString> {
         let (endpoints, tls) = (self.endpoints(ids), self.tls_dir());
         let global = ["-o", "json", "--timeout", "15s", "--endpoints", &endpoints, "--tls-dir"];
         let global = global.map(OsString::from).into_iter().chain([tls.into()]);
-        raft(global.chain(words.map(OsString::from)))
+        global.chain(words.map(OsString::from)).collect()
     }
 
     /// Starts a client that keeps its connection and knows only these nodes.

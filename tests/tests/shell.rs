@@ -62,3 +62,60 @@ fn follows_the_leader_when_it_changes() {
     assert!(shell.ask("put k 3").is_done());
     assert!(matches!(shell.ask("get k"), Answer::Done(found) if found["value"] == json!("3")));
 }
+
+#[test]
+fn ranges_transactions_and_compaction_answer_in_etcds_words() {
+    let cluster = Cluster::with(Options { nodes: 1, ..Options::default() });
+    let mut shell = cluster.shell();
+    let mut ask = |line: &str| match shell.ask(line) {
+        Answer::Done(value) => value,
+        Answer::Failed(kind, message) => panic!("{line}: {kind}: {message}"),
+    };
+    for (number, key) in ["u/a", "u/b", "u/c", "v"].into_iter().enumerate() {
+        assert_eq!(ask(&format!("put {key} {number}"))["revision"], json!(number + 2));
+    }
+    let found = ask("range u/ --prefix --limit 2 --sort-by key --order descend --keys-only");
+    assert_eq!((&found["count"], &found["more"]), (&json!(3), &json!(true)));
+    let kv = json!({ "key": "u/c", "value": "", "create_revision": 4, "mod_revision": 4,
+                     "version": 1, "lease": 0 });
+    assert_eq!(found["kvs"][0], kv);
+    assert_eq!(found["kvs"][1]["key"], "u/b");
+    assert_eq!(ask("get u/ --prefix --count-only")["count"], 3);
+    assert_eq!(ask("get u/b v --rev 3")["kvs"].as_array().unwrap().len(), 1);
+    assert_eq!(ask("put v 9 --prev-kv")["prev_kv"]["value"], "3");
+
+    let create = r#"txn {"compare":[{"key":"new","target":"version","op":"=","value":0}],
+        "then":[{"put":{"key":"new","value":"x"}},{"range":{"key":"new"}}],
+        "else":[{"delete_range":{"key":"u/","prefix":true,"prev_kv":true}}]}"#;
+    let create = create.replace('\n', " ");
+    let done = ask(&create);
+    assert_eq!((&done["succeeded"], &done["revision"]), (&json!(true), &json!(7)));
+    assert_eq!(done["responses"][0]["response_put"]["revision"], 7);
+    assert_eq!(done["responses"][1]["response_range"]["kvs"][0]["value"], "x");
+    let done = ask(&create);
+    assert_eq!(done["succeeded"], json!(false));
+    let deleted = &done["responses"][0]["response_delete_range"];
+    assert_eq!((&deleted["deleted"], &deleted["prev_kvs"][2]["key"]), (&json!(3), &json!("u/c")));
+
+    assert_eq!(ask("compact 7")["compact_revision"], 7);
+    for line in ["range u/ --prefix --rev 6", "txn {\"then\":[{\"frob\":{}}]}", "range ''", "txn"] {
+        let answer = shell.ask(line);
+        assert!(
+            matches!(&answer, Answer::Failed(kind, _) if kind == "usage"),
+            "{line}: {answer:?}"
+        );
+    }
+    assert_eq!(shell.finish(), Some(0));
+}
+
+#[test]
+fn a_transaction_is_read_from_stdin_and_its_failure_is_exit_code_1() {
+    let cluster = Cluster::with(Options { nodes: 1, ..Options::default() });
+    let text = "version(\"a\") = \"0\"\n\nput a \"1 2\"\n\nget a\n";
+    let done = cluster.raft_reading(&["txn"], text);
+    assert_eq!(done.json()["succeeded"], json!(true));
+    let failed = cluster.raft_reading(&["txn"], text);
+    assert_eq!(failed.code, Some(1), "{failed:#?}");
+    assert!(failed.stdout.contains(r#""value":"1 2""#), "{failed:#?}");
+    cluster.raft_reading(&["txn"], "frob\n").assert_refused(2, &["frob"]);
+}

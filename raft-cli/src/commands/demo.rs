@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use raft_kv::api::ReadLevel;
 use raft_net_quic::ClientLimits;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use self::nodes::Nodes;
-use crate::args::{DemoArgs, GetArgs, Global, PutArgs, TlsInitArgs};
-use crate::connect::Session;
+use crate::args::{DemoArgs, Global, TlsInitArgs};
+use crate::connect::{Session, client_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::{self, NodeStatus, Reply, Seen};
 use crate::terminal;
@@ -205,16 +206,13 @@ fn joined(
 }
 
 async fn put(session: &Session, key: String, value: String) -> Result<u64, Failure> {
-    super::put::request(session, &PutArgs { key: key.into(), value: value.into() }).await.map(|_| 1)
+    session.client().put(key, value).await.map(|_| 1).map_err(client_failure)
 }
 
 async fn is_lost(session: &Session, number: u64) -> Result<u64, Failure> {
-    match super::get::request(session, &GetArgs { key: key(number).into(), stale: false }).await {
-        Ok(Reply::Get(found)) => Ok(u64::from(found.value != value(number).as_bytes())),
-        Ok(other) => Err(Failure::failed(format!("a get was answered by {}", other.to_json()))),
-        Err(failure) if failure.kind == Kind::NotFound => Ok(1),
-        Err(failure) => Err(failure),
-    }
+    let got = session.client().get(key(number), ReadLevel::Linearizable).await;
+    let kv = got.map_err(client_failure)?.kv;
+    Ok(u64::from(kv.is_none_or(|kv| kv.value != value(number).as_bytes())))
 }
 
 /// How long it takes until a write succeeds. It may be tried more than once: it is the same each

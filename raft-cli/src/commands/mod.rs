@@ -1,15 +1,17 @@
 //! The commands: one file each. A command checks what was typed, does it, and prints what came of
 //! it.
 
+mod compact;
 mod completion;
 mod del;
 mod demo;
-mod get;
 mod put;
+mod range;
 mod serve;
 mod shell;
 mod status;
 mod tls;
+mod txn;
 
 use std::process::ExitCode;
 
@@ -31,7 +33,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Tls(_)
         | Command::Put(_)
         | Command::Get(_)
+        | Command::Range(_)
         | Command::Del(_)
+        | Command::Txn(_)
+        | Command::Compact(_)
         | Command::Status
         | Command::Shell
         | Command::Demo(_)
@@ -46,7 +51,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => serve::run(*args, &global, &log),
         Command::Put(args) => once(&global, &Request::Put(args)),
         Command::Get(args) => once(&global, &Request::Get(args)),
+        Command::Range(args) => once(&global, &Request::Range(args)),
         Command::Del(args) => once(&global, &Request::Del(args)),
+        Command::Txn(args) => once(&global, &Request::Txn(txn::from_stdin(args)?)),
+        Command::Compact(args) => once(&global, &Request::Compact(args)),
         Command::Status => once(&global, &Request::Status),
         Command::Shell => shell::run(&global),
         Command::Demo(args) => demo::run(&args, &global),
@@ -70,8 +78,11 @@ fn once(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
 async fn answer(session: &Session, request: &Request) -> Result<Reply, Failure> {
     match request {
         Request::Put(args) => put::request(session, args).await,
-        Request::Get(args) => get::request(session, args).await,
+        Request::Get(args) => range::get(session, args).await,
+        Request::Range(args) => range::request(session, args).await,
         Request::Del(args) => del::request(session, args).await,
+        Request::Txn(args) => txn::request(session, args).await,
+        Request::Compact(args) => compact::request(session, args).await,
         Request::Status => status::request(session).await,
     }
 }

@@ -100,6 +100,12 @@ impl Shell {
 }
 
 fn words(line: &str) -> Result<Line, Failure> {
+    // JSON has quotes of its own, so it is taken as it is.
+    if let Some(json) = line.trim().strip_prefix("txn").map(str::trim_start)
+        && json.starts_with('{')
+    {
+        return Ok(Line::Words(vec!["txn".to_owned(), json.to_owned()]));
+    }
     let words = shlex::split(line).ok_or_else(|| {
         Failure::usage("a quote is not closed, or a backslash ends the line; close it")
     })?;
@@ -156,9 +162,12 @@ fn terminal_failed(error: &ReadlineError) -> Failure {
 const MAX_LINE_BYTES: u64 = 32 << 20;
 
 const HELP: &str = "\
-put KEY VALUE         write a value under a key
-get KEY [--stale]     read it
-del KEY               remove it
+put KEY VALUE         write a value under a key (--prev-kv, --lease ID, ...)
+get KEY               read it (--stale, --rev N)
+range KEY [END]       read several (--prefix, --limit N, --keys-only, --sort-by FIELD, ...)
+del KEY [END]         remove it, or several (--prefix, --prev-kv)
+txn {JSON}            do several things as one: {\"compare\":[..],\"then\":[..],\"else\":[..]}
+compact REVISION      give up the history before a revision
 status                show what each node is doing
 exit                  leave";
 
@@ -171,6 +180,10 @@ mod tests {
         let Ok(Line::Words(words)) = words(r#"put 'a b' "c \"d\"" # not this"#) else { panic!() };
         assert_eq!(words, ["put", "a b", "c \"d\""]);
         assert!(super::words("get 'open").is_err());
+        let Ok(Line::Words(words)) = super::words(r#" txn {"then":["put a 'b'"]} "#) else {
+            panic!()
+        };
+        assert_eq!(words, ["txn", r#"{"then":["put a 'b'"]}"#]);
         assert!(matches!(super::words("  # a comment"), Ok(Line::Nothing)));
         assert!(matches!(super::words("exit"), Ok(Line::Exit)));
     }

@@ -1,0 +1,230 @@
+//! What requests to the store are told on a command line, in the words of etcdctl; and what that
+//! means to the store. A line of a transaction is read the same way.
+
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use raft_kv::{
+    Content, DeleteRange, Field, Filter, KeyRange, LeaseId, Order, Put, RangeRequest, Revision,
+    Sort, SortBy,
+};
+
+use crate::args::any_bytes;
+use crate::failure::Failure;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PutArgs {
+    /// The key. Not empty. Any bytes.
+    #[arg(value_parser = any_bytes())]
+    pub(crate) key: Bytes,
+    /// The value. Any bytes.
+    #[arg(
+        allow_negative_numbers = true, required_unless_present = "ignore_value",
+        conflicts_with = "ignore_value", value_parser = any_bytes()
+    )]
+    pub(crate) value: Option<Bytes>,
+    /// The lease that takes the key along when it ends.
+    #[arg(long, value_name = "ID", default_value_t = 0, hide_default_value = true)]
+    pub(crate) lease: u64,
+    /// Show what was there before.
+    #[arg(long)]
+    pub(crate) prev_kv: bool,
+    /// Keep the value that is there, and change the lease.
+    #[arg(long)]
+    pub(crate) ignore_value: bool,
+    /// Keep the lease that is there, and change the value.
+    #[arg(long, conflicts_with = "lease")]
+    pub(crate) ignore_lease: bool,
+}
+
+/// Which keys.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct KeysArgs {
+    /// The key, or where a range of keys begins. Any bytes.
+    #[arg(value_parser = any_bytes())]
+    pub(crate) key: Bytes,
+    /// Where the range ends, exclusive.
+    #[arg(value_parser = any_bytes(), conflicts_with_all = ["prefix", "from_key"])]
+    pub(crate) range_end: Option<Bytes>,
+    /// All keys that begin with KEY; every key, if KEY is empty.
+    #[arg(long, conflicts_with = "from_key")]
+    pub(crate) prefix: bool,
+    /// KEY and all keys that follow it.
+    #[arg(long)]
+    pub(crate) from_key: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct RangeArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeysArgs,
+    /// The most keys to return; 0 for all that fit into one answer.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, hide_default_value = true)]
+    pub(crate) limit: u64,
+    /// Read the store as it was at this revision.
+    #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
+    pub(crate) rev: u64,
+    /// By what the answer is ordered [default: key].
+    #[arg(long, value_name = "FIELD", ignore_case = true)]
+    pub(crate) sort_by: Option<SortField>,
+    /// Which way it is ordered [default: ascend].
+    #[arg(long, value_name = "WAY", ignore_case = true)]
+    pub(crate) order: Option<Way>,
+    /// Leave the values out.
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// Only say how many keys there are.
+    #[arg(long, conflicts_with = "keys_only")]
+    pub(crate) count_only: bool,
+    /// Leave out keys last written before this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) min_mod_rev: Option<u64>,
+    /// Leave out keys last written after this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) max_mod_rev: Option<u64>,
+    /// Leave out keys created before this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) min_create_rev: Option<u64>,
+    /// Leave out keys created after this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) max_create_rev: Option<u64>,
+    /// Take the answer of whichever node is asked, without making sure that it is the latest.
+    #[arg(long)]
+    pub(crate) stale: bool,
+}
+
+/// By what an answer is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SortField {
+    /// The key.
+    Key,
+    /// How often the key was written.
+    Version,
+    /// The revision that created it.
+    Create,
+    /// The revision that wrote it last.
+    #[value(alias = "mod")]
+    Modify,
+    /// The value.
+    Value,
+}
+
+/// Which way an answer is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Way {
+    /// The least first.
+    #[value(alias = "asc")]
+    Ascend,
+    /// The greatest first.
+    #[value(alias = "desc")]
+    Descend,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DelArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeysArgs,
+    /// Show what was there before.
+    #[arg(long)]
+    pub(crate) prev_kv: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompactArgs {
+    /// The oldest revision that is kept.
+    pub(crate) revision: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TxnArgs {
+    /// The transaction as JSON: {"compare":[..],"then":[..],"else":[..]}. Without it, stdin is
+    /// read: JSON, or comparisons, an empty line, what to do if they hold, an empty line, what to do
+    /// if not.
+    pub(crate) json: Option<String>,
+}
+
+impl PutArgs {
+    pub(crate) fn put(&self) -> Put {
+        let lease = std::num::NonZeroU64::new(self.lease).map(LeaseId);
+        Put {
+            key: self.key.clone(),
+            // One without a value keeps it; the definition sees to it that this was said.
+            value: self.value.clone().map_or(Field::Keep, Field::Set),
+            lease: if self.ignore_lease { Field::Keep } else { Field::Set(lease) },
+            prev_kv: self.prev_kv,
+        }
+    }
+}
+
+impl KeysArgs {
+    pub(crate) fn range(&self) -> Result<KeyRange, Failure> {
+        let key = self.key.clone();
+        if self.prefix {
+            return Ok(KeyRange::prefix(key));
+        }
+        if self.from_key {
+            return Ok(KeyRange::From(key));
+        }
+        if key.is_empty() {
+            return Err(Failure::usage(
+                "the key is empty; give a key, or all keys with '' --prefix",
+            ));
+        }
+        Ok(match &self.range_end {
+            None => KeyRange::One(key),
+            Some(end) => KeyRange::of_etcd(key, end.clone()),
+        })
+    }
+}
+
+impl RangeArgs {
+    /// Whether it is about one key, as a plain `get` is.
+    pub(crate) fn is_plain(&self) -> bool {
+        let KeysArgs { range_end, prefix, from_key, .. } = &self.keys;
+        let is_one = range_end.is_none() && !prefix && !from_key;
+        let is_whole = self.limit == 0 && !self.keys_only && !self.count_only;
+        let is_unordered = self.sort_by.is_none() && self.order.is_none();
+        is_one && is_whole && is_unordered && self.filter() == Filter::default()
+    }
+
+    pub(crate) fn request(&self) -> Result<RangeRequest, Failure> {
+        let content = match (self.count_only, self.keys_only) {
+            (true, _) => Content::CountOnly,
+            (false, true) => Content::KeysOnly,
+            (false, false) => Content::Full,
+        };
+        let by = match self.sort_by.unwrap_or(SortField::Key) {
+            SortField::Key => SortBy::Key,
+            SortField::Version => SortBy::Version,
+            SortField::Create => SortBy::CreateRevision,
+            SortField::Modify => SortBy::ModRevision,
+            SortField::Value => SortBy::Value,
+        };
+        let order = match self.order.unwrap_or(Way::Ascend) {
+            Way::Ascend => Order::Ascending,
+            Way::Descend => Order::Descending,
+        };
+        Ok(RangeRequest {
+            range: self.keys.range()?,
+            revision: (self.rev > 0).then_some(Revision(self.rev)),
+            limit: (self.limit > 0).then_some(self.limit),
+            content,
+            sort: Sort { by, order },
+            filter: self.filter(),
+        })
+    }
+
+    fn filter(&self) -> Filter {
+        Filter {
+            min_mod_revision: self.min_mod_rev.map(Revision),
+            max_mod_revision: self.max_mod_rev.map(Revision),
+            min_create_revision: self.min_create_rev.map(Revision),
+            max_create_revision: self.max_create_rev.map(Revision),
+        }
+    }
+}
+
+impl DelArgs {
+    pub(crate) fn delete(&self) -> Result<DeleteRange, Failure> {
+        Ok(DeleteRange { range: self.keys.range()?, prev_kv: self.prev_kv })
+    }
+}

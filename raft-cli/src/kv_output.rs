@@ -1,0 +1,153 @@
+//! How answers of the store are printed. The names in the JSON are etcd's.
+
+use comfy_table::Table;
+use raft_kv::{
+    DeleteOutcome, KeyValue, OpOutcome, PutOutcome, RangeOutcome, RangeReply, TxnOutcome,
+};
+use serde_json::{Map, Value, json};
+
+use crate::output::{put_bytes, shown, table};
+
+pub(crate) fn kv(kv: &KeyValue) -> Value {
+    let mut fields = Map::new();
+    put_bytes(&mut fields, "key", &kv.key);
+    put_bytes(&mut fields, "value", &kv.value);
+    let numbers = [
+        ("create_revision", kv.create_revision.0),
+        ("mod_revision", kv.mod_revision.0),
+        ("version", kv.version),
+        ("lease", lease(kv)),
+    ];
+    fields.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
+    Value::Object(fields)
+}
+
+pub(crate) fn put(put: &PutOutcome) -> Value {
+    let mut fields = json!({ "revision": put.revision.0 });
+    if let Some(previous) = &put.previous {
+        fields["prev_kv"] = kv(previous);
+    }
+    fields
+}
+
+pub(crate) fn delete(delete: &DeleteOutcome) -> Value {
+    let mut fields = json!({ "deleted": delete.deleted, "revision": delete.revision.0 });
+    if !delete.previous.is_empty() {
+        fields["prev_kvs"] = delete.previous.iter().map(kv).collect();
+    }
+    fields
+}
+
+pub(crate) fn range(reply: &RangeReply) -> Value {
+    let mut fields = found(&reply.kvs, reply.count, reply.more);
+    fields["revision"] = reply.revision.0.into();
+    fields
+}
+
+pub(crate) fn txn(txn: &TxnOutcome) -> Value {
+    let responses = txn.responses.iter().map(|response| match response {
+        OpOutcome::Put(outcome) => json!({ "response_put": put(outcome) }),
+        OpOutcome::Range(RangeOutcome { kvs, count, more }) => {
+            json!({ "response_range": found(kvs, *count, *more) })
+        }
+        OpOutcome::DeleteRange(outcome) => json!({ "response_delete_range": delete(outcome) }),
+        OpOutcome::Txn(nested) => json!({ "response_txn": self::txn(nested) }),
+    });
+    json!({
+        "succeeded": txn.succeeded,
+        "revision": txn.revision.0,
+        "responses": responses.collect::<Value>(),
+    })
+}
+
+fn found(kvs: &[KeyValue], count: u64, more: bool) -> Value {
+    json!({ "kvs": kvs.iter().map(kv).collect::<Value>(), "count": count, "more": more })
+}
+
+/// Keys for people.
+pub(crate) fn kv_table<'a>(kvs: impl IntoIterator<Item = &'a KeyValue>) -> Table {
+    let rows = kvs.into_iter().map(|kv| {
+        let KeyValue { key, value, create_revision, mod_revision, version, .. } = kv;
+        let numbers = [create_revision.0, mod_revision.0, *version, lease(kv)];
+        let mut row = vec![shown(key), shown(value)];
+        row.extend(numbers.map(|number| number.to_string()));
+        row
+    });
+    table(&["KEY", "VALUE", "CREATED AT", "MODIFIED AT", "VERSION", "LEASE"], rows)
+}
+
+pub(crate) fn put_table(put: &PutOutcome) -> Table {
+    let mut head = vec!["REVISION"];
+    let mut row = vec![put.revision.to_string()];
+    if let Some(previous) = &put.previous {
+        head.extend(["PREVIOUS VALUE", "VERSION"]);
+        row.extend([shown(&previous.value), previous.version.to_string()]);
+    }
+    table(&head, [row])
+}
+
+pub(crate) fn delete_table(delete: &DeleteOutcome) -> Table {
+    if !delete.previous.is_empty() {
+        return kv_table(&delete.previous);
+    }
+    let row = vec![delete.deleted.to_string(), delete.revision.to_string()];
+    table(&["DELETED", "REVISION"], [row])
+}
+
+/// Keys, and how many more there are; or only how many, if none were asked for.
+pub(crate) fn range_table(reply: &RangeReply) -> Table {
+    if reply.kvs.is_empty() {
+        let row = vec![reply.count.to_string(), reply.revision.to_string()];
+        return table(&["COUNT", "REVISION"], [row]);
+    }
+    let mut table = kv_table(&reply.kvs);
+    if reply.more {
+        table.add_row([format!("({} keys in all)", reply.count)]);
+    }
+    table
+}
+
+/// What operations came to, for people: a row each, and one for each key they tell of.
+pub(crate) fn txn_table(txn: &TxnOutcome) -> Table {
+    let mut rows = Vec::new();
+    add_rows(txn, 0, &mut rows);
+    table(&["OPERATION", "RESULT", "KEY", "VALUE"], rows)
+}
+
+fn add_rows(txn: &TxnOutcome, depth: usize, rows: &mut Vec<Vec<String>>) {
+    let way = if txn.succeeded { "then" } else { "else" };
+    add_row(depth, "txn", format!("{way}, revision {}", txn.revision), &[], rows);
+    for response in &txn.responses {
+        let (operation, result, kvs) = match response {
+            OpOutcome::Put(put) => ("put", "done".to_owned(), put.previous.as_slice()),
+            OpOutcome::Range(RangeOutcome { kvs, count, more }) => {
+                let rest = if *more { ", more follow" } else { "" };
+                ("range", format!("count {count}{rest}"), &kvs[..])
+            }
+            OpOutcome::DeleteRange(delete) => {
+                ("delete", format!("deleted {}", delete.deleted), &delete.previous[..])
+            }
+            OpOutcome::Txn(nested) => {
+                add_rows(nested, depth + 1, rows);
+                continue;
+            }
+        };
+        add_row(depth + 1, operation, result, kvs, rows);
+    }
+}
+
+fn add_row(
+    depth: usize,
+    operation: &str,
+    result: String,
+    kvs: &[KeyValue],
+    rows: &mut Vec<Vec<String>>,
+) {
+    let blank = String::new;
+    rows.push(vec![format!("{}{operation}", "  ".repeat(depth)), result, blank(), blank()]);
+    rows.extend(kvs.iter().map(|kv| vec![blank(), blank(), shown(&kv.key), shown(&kv.value)]));
+}
+
+fn lease(kv: &KeyValue) -> u64 {
+    kv.lease.map_or(0, |lease| lease.0.get())
+}
