@@ -10,7 +10,11 @@ export CARGO_TARGET_DIR
 
 PROFILE := --release --workspace
 
-.PHONY: help demo build test check fmt clippy doc core setup simulate replay shrink
+# As in .cargo/config.toml, and the faults are built in. A directory of its own: nothing else is
+# compiled with them.
+MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
+
+.PHONY: help demo build test check fmt clippy doc core setup simulate replay shrink mutants
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +24,7 @@ demo: build ## Run three nodes, kill the leader, show that nothing is lost (ARGS
 
 test: build ## Run every test
 	$(CARGO) test $(PROFILE)
+	$(MAKE) mutants ARGS="--sample 8 --kills 1"
 
 build: setup ## Compile everything; the first time takes about 20 minutes on 2 cores (RocksDB)
 	$(CARGO) build $(PROFILE)
@@ -47,6 +52,10 @@ replay: ## Simulate one cluster again and print what happened (SEED=1)
 shrink: ## Take away from a failing simulation what it does not need to fail (SEED=1)
 	$(CARGO) run --release --package raft-tests --bin simulate -- shrink $(SEED) \
 		--events $(or $(EVENTS),20000)
+
+mutants: ## Break one rule after the other on purpose, and see that the tests notice (ARGS="NAME --kills 9")
+	RUSTFLAGS="$(MUTANTS_FLAGS)" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/mutants" \
+		$(CARGO) run --release --package raft-tests --bin mutants -- $(ARGS)
 
 core: ## Test the consensus core alone; needs no RocksDB
 	$(CARGO) test --release -p raft-core

@@ -7,7 +7,7 @@
 //!
 //! `docs/correctness.md` has the table: which mutant breaks which rule, and what notices.
 
-/// Whether the fault of this name is switched on: `if mutant!(raft_mutant = "acks_before_fsync")`.
+/// Whether the fault of this name is switched on: `if mutant!(raft_mutant = "votes_twice")`.
 macro_rules! mutant {
     (raft_mutant = $name:literal) => {
         cfg!(raft_mutants) && $crate::mutant::is_on($name)

@@ -8,11 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use raft_tests::sim::mutants::CI_SEEDS;
 use raft_tests::sim::summary::Summary;
 use raft_tests::sim::{Plan, Tracing, run};
 
 /// So many seeds that are always the same, and as many that are new.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = CI_SEEDS / 2;
 const EVENTS: u64 = 20_000;
 
 /// Runs seeds on all cores until one fails.

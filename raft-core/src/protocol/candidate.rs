@@ -83,14 +83,20 @@ impl Raft {
     /// voter by now and not know it yet (rule E11).
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
         let outcome = self.judge(term > self.hard.term && last >= self.log.last());
+        if mutant!(raft_mutant = "pre_vote_raises_the_term") && term > self.hard.term {
+            self.set_hard(HardState { term, vote: None });
+        }
         self.send(from, Message::PreVoteReply { term, outcome }, Vouches::Term);
     }
 
     /// "May I lead?" Granted once per term, to a candidate whose log is at least as up-to-date as ours
     /// (§5.4.1, rule E3), and again to the same one if the answer was lost.
     pub(super) fn on_vote(&mut self, from: NodeId, last: LogId) {
-        let free =
-            self.hard.vote.is_none_or(|vote| vote == from) || mutant!(raft_mutant = "votes_twice");
+        let free = match () {
+            () if mutant!(raft_mutant = "votes_twice") => true,
+            () if mutant!(raft_mutant = "repeated_vote_is_refused") => self.hard.vote.is_none(),
+            () => self.hard.vote.is_none_or(|vote| vote == from),
+        };
         let good = match () {
             () if mutant!(raft_mutant = "votes_without_comparing_logs") => true,
             () if mutant!(raft_mutant = "compares_length_only") => {
@@ -129,7 +135,8 @@ impl Raft {
 
     fn count_pre_votes(&mut self) {
         let Role::PreCandidate(campaigning) = &self.role else { return };
-        match quorum::vote(&self.members, |id| campaigning.votes.get(&id).copied()) {
+        let silence = mutant!(raft_mutant = "silence_is_a_pre_vote").then_some(true);
+        match quorum::vote(&self.members, |id| campaigning.votes.get(&id).copied().or(silence)) {
             VoteResult::Won => self.become_candidate(Campaign::Timeout),
             // The others have a leader or better logs. Wait for them.
             VoteResult::Lost => self.become_follower(self.hard.term, None, None),

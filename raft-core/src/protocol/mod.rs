@@ -107,8 +107,7 @@ impl Raft {
         let log = LogShape::new(found.base.last, found.runs, found.last);
         invariant!(log.last().term <= found.hard.term, "the log is ahead of the term");
         let mut rng = Pcg32::seed_from_u64(seed);
-        let start = if mutant!(raft_mutant = "reuses_read_numbers") { 0 } else { rng.next_u64() };
-        let forwarded = Forwarded::new(start);
+        let forwarded = Forwarded::new(rng.next_u64());
         let mut raft = Self {
             hard: found.hard,
             members: Members::new(&found.base, found.memberships),
@@ -579,6 +578,9 @@ impl Raft {
         let base = self.config.election_timeout.0;
         self.election_elapsed = 0;
         self.election_timeout = base + self.rng.next_u32() % base.max(1);
+        if mutant!(raft_mutant = "timeouts_are_not_redrawn") {
+            self.election_timeout = base;
+        }
     }
 
     /// Says so if role, term or leader are others than last time.

@@ -53,6 +53,9 @@ impl Reads {
 
     /// A quorum has answered `round`: takes out what it and earlier rounds confirm.
     fn confirmed(&mut self, round: u64) -> Vec<(Index, Vec<Reader>)> {
+        if mutant!(raft_mutant = "round_confirms_only_itself") {
+            self.rounds.retain(|(number, _, _)| *number >= round);
+        }
         let done = self.rounds.partition_point(|(number, _, _)| *number <= round);
         self.rounds.drain(..done).map(|(_, index, readers)| (index, readers)).collect()
     }
@@ -119,7 +122,9 @@ impl Raft {
             return self.refuse(ticket, Refusal::Busy { waiting_bytes: 0 });
         }
         let number = self.forwarded.next;
-        self.forwarded.next = number.wrapping_add(1);
+        if !mutant!(raft_mutant = "reuses_read_numbers") || !self.forwarded.waiting.is_empty() {
+            self.forwarded.next = number.wrapping_add(1);
+        }
         self.forwarded.waiting.insert(number, (ticket, 0));
         self.send(leader, Message::ReadIndex { ticket: number }, Vouches::Term);
     }

@@ -86,6 +86,7 @@ impl World<'_> {
             _ => Request::StaleRead,
         };
         self.schedule.put(self.now + self.plan.patience, What::GiveUp(op));
+        self.waiting[client] = Some((op, to));
         self.ask(Some(client), to, request)
     }
 
@@ -190,7 +191,11 @@ impl World<'_> {
                 self.seen.meet(Seen::Acknowledged);
                 let outcome =
                     done.outcome.first_chunk().copied().map_or(u32::MAX, u32::from_be_bytes);
-                self.truth.on_acknowledged(command, done.id, outcome, asked.floor)
+                self.truth.on_acknowledged(command, done.id, outcome, asked.floor)?;
+                if let Command::Put { register, .. } = command {
+                    self.send_doubters(register);
+                }
+                Ok(())
             }
             (Request::Write(command), Answer::Write(Err(error))) => {
                 self.on_write_failed(command, &error)
@@ -222,6 +227,44 @@ impl World<'_> {
             (_, answer) => {
                 self.on_operator_answer(answer);
                 Ok(())
+            }
+        }
+    }
+
+    /// A write was acknowledged: somebody who has heard of it reads at once where it is least likely to be
+    /// known, at a leader that was deposed and does not know it, or anywhere.
+    fn send_doubters(&mut self, register: u8) {
+        if self.calm {
+            return;
+        }
+        let newest = self.hosts.iter().filter(|host| host.view.leads).map(|host| host.view.term);
+        let newest = newest.max().unwrap_or_default();
+        for place in 0..self.hosts.len() {
+            let host = &self.hosts[place];
+            let deposed = host.view.leads && host.view.term < newest;
+            let asked = self.client_dice.chance(if deposed { 500_000 } else { 20_000 });
+            if host.node.is_some() && asked {
+                let at = self.now + self.client_dice.below(1_000);
+                self.schedule.put(at, What::Doubt(place, host.life, register));
+            }
+        }
+    }
+
+    pub(crate) fn on_doubt(&mut self, place: usize, register: u8) -> Result<(), Violation> {
+        let leased = self.plan.lease > 0 && self.client_dice.flip();
+        let request =
+            if leased { Request::LeaseRead { register } } else { Request::Read { register } };
+        self.ask(None, place, request)
+    }
+
+    /// A process has died, and half of those who wait for its answer notice that their connection broke.
+    pub(crate) fn break_connections(&mut self, place: usize) {
+        for client in 0..self.waiting.len() {
+            let Some((op, _)) = self.waiting[client].filter(|(_, at)| *at == place) else {
+                continue;
+            };
+            if self.client_dice.flip() {
+                self.schedule.put(self.now + RETRY_PAUSE, What::GiveUp(op));
             }
         }
     }

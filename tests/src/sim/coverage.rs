@@ -157,6 +157,8 @@ situations! {
     Healed,
     /// The faults stopped but for a minority that stayed broken, and the cluster made progress.
     HealedWithoutMinority,
+    /// All lost power, and came back together with clocks that agree.
+    HealedInStep,
 }
 
 /// How often each situation was met.

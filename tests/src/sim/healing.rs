@@ -35,6 +35,9 @@ impl World<'_> {
             }
         }
         self.replace_disks();
+        if self.plan.in_step {
+            self.fall_into_step()?;
+        }
         for place in 0..self.hosts.len() {
             let life = self.hosts[place].life;
             self.schedule.put(self.now, What::Restart(place, life));
@@ -57,7 +60,19 @@ impl World<'_> {
         let settling = 10 * timeout + 400 * step + behind * 2 * (step + TICK);
         self.await_progress(settling)?;
         self.check_nothing_lost()?;
+        if self.plan.in_step {
+            self.seen.meet(Seen::HealedInStep);
+        }
         self.seen.meet(if broken.is_empty() { Seen::Healed } else { Seen::HealedWithoutMinority });
+        Ok(())
+    }
+
+    /// All lose power, and their clocks are set right.
+    fn fall_into_step(&mut self) -> Result<(), Violation> {
+        for place in 0..self.hosts.len() {
+            self.crash(place)?;
+            self.hosts[place].tick = TICK;
+        }
         Ok(())
     }
 

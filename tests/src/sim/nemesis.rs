@@ -106,7 +106,12 @@ impl World<'_> {
             self.seen.meet(Seen::LeaderPaused);
         }
         let timeout = Micros::from(self.plan.election_ticks) * self.hosts[place].tick;
-        let at = self.now + self.fault_dice.between(timeout / 4, timeout * 5);
+        let span = self.fault_dice.between(timeout / 4, timeout * 5);
+        self.pause_for(place, span);
+    }
+
+    fn pause_for(&mut self, place: usize, span: Micros) {
+        let at = self.now + span;
         let host = &mut self.hosts[place];
         host.paused = true;
         self.schedule.put(at, What::Resume(place, host.life));
@@ -139,7 +144,18 @@ impl World<'_> {
     }
 
     pub(crate) fn on_haste(&mut self, place: usize) -> Result<(), Violation> {
-        if self.calm || self.hosts[place].paused { Ok(()) } else { self.change(place) }
+        if self.calm || self.hosts[place].paused {
+            return Ok(());
+        }
+        if let Some(members) = self.hosts[place].membership().cloned() {
+            let step = self.wish(&members);
+            self.ask_for_change(place, Change { steps: vec![step], expected_at: None })?;
+        }
+        if self.fault_dice.flip() {
+            let later = self.now + self.fault_dice.between(0, self.plan.delay.1);
+            self.schedule.put(later, What::Coup(place, self.hosts[place].life));
+        }
+        Ok(())
     }
 
     /// The two halves of a joint configuration part: the new half, which may agree among itself, goes with
@@ -158,6 +174,9 @@ impl World<'_> {
         let links = self.links().filter(|(from, to)| with[*from] != with[*to]).collect();
         self.tell(place, |_| "-- Schism".to_owned());
         self.cut_for_a_while(links);
+        if self.fault_dice.flip() {
+            self.pause(place); // The others have the time to elect one before it notices anything.
+        }
         Ok(())
     }
 
@@ -287,6 +306,10 @@ impl World<'_> {
         let at = self.hosts[place].view.membership_at.index;
         let mut steps = self.repair(&members);
         if steps.is_empty() {
+            let others = members.voters.len() > 1;
+            if self.hosts[place].view.leads && others && self.fault_dice.chance(200_000) {
+                return self.purge(place, &members);
+            }
             let wishes = self.fault_dice.pick(&[1, 1, 2, 3, 4]);
             (0..wishes).for_each(|_| steps.push(self.wish(&members)));
         }
@@ -295,7 +318,10 @@ impl World<'_> {
             1..4 => Some(at),
             _ => None,
         };
-        let change = Change { steps, expected_at };
+        self.ask_for_change(place, Change { steps, expected_at })
+    }
+
+    fn ask_for_change(&mut self, place: usize, change: Change) -> Result<(), Violation> {
         let op = self.operator_asks(Request::Change);
         self.tell(place, |_| format!("is asked: #{op} {change:?}"));
         let answers = self.answers.clone();
@@ -314,6 +340,30 @@ impl World<'_> {
             steps.push(ChangeStep::Admit(newest, Some(format!("host-{newest}:1"))));
         }
         steps
+    }
+
+    /// A leader is to go on with those who were no majority before, and those who go may not hear of it:
+    /// they may well elect one of theirs.
+    fn purge(&mut self, place: usize, members: &Membership) -> Result<(), Violation> {
+        let me = self.hosts[place].id;
+        let others = members.voters.iter().copied().filter(|voter| *voter != me);
+        let gone: Vec<_> = others.take(members.voters.len() / 2 + 1).collect();
+        let apart = !self.calm && self.fault_dice.flip();
+        self.tell(place, |_| format!("-- Purge of {gone:?}, apart: {apart}"));
+        if apart {
+            let goes = |place: &usize| gone.contains(&self.hosts[*place].id);
+            let links = self.links().filter(|(from, to)| goes(from) != goes(to)).collect();
+            self.cut_for_a_while(links);
+        }
+        let steps = gone.into_iter().map(ChangeStep::Remove).collect();
+        self.ask_for_change(place, Change { steps, expected_at: None })?;
+        if apart && self.fault_dice.flip() && self.hosts[place].node.is_some() {
+            // They have the time to elect one, and to go on, before it notices anything.
+            let timeout = Micros::from(self.plan.election_ticks) * self.hosts[place].tick;
+            let span = self.fault_dice.between(timeout * 2, timeout * 20);
+            self.pause_for(place, span);
+        }
+        Ok(())
     }
 
     fn wish(&mut self, members: &Membership) -> ChangeStep {

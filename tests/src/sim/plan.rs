@@ -150,10 +150,15 @@ pub struct Plan {
     pub(crate) skew: Ppm,
     /// The chance that a new leader is struck down at once.
     pub(crate) coup: Ppm,
+    /// The chance that an operator asks a new leader for a change at once.
+    pub(crate) haste: Ppm,
     /// The mean time between two faults of a kind; none if it is 0.
     pub(crate) faults: [Micros; Fault::ALL.len()],
     /// Whether a minority stays broken when the faults stop.
     pub(crate) minority_stays_broken: bool,
+    /// Whether all lose power when the faults stop, and come back together with clocks that agree: nothing
+    /// but the dice of elections then makes one of them the first.
+    pub(crate) in_step: bool,
 }
 
 impl Plan {
@@ -161,7 +166,7 @@ impl Plan {
     pub fn draw(seed: u64, events: u64) -> Self {
         let mut dice = Dice::new(seed, "plan");
         let dice = &mut dice;
-        let founders = dice.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
+        let founders = dice.pick(&[1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 7]);
         let election_ticks = dice.pick(&[4, 4, 6, 8, 10, 20]);
         let mut plan = Self {
             seed,
@@ -201,13 +206,16 @@ impl Plan {
             flush: dice.pick(&[0, 50_000, 500_000]),
             skew: dice.pick(&[0, 10_000, 100_000, 400_000]),
             coup: 0,
+            haste: 0,
             faults: [0; Fault::ALL.len()],
             minority_stays_broken: dice.flip(),
+            in_step: false,
         };
         plan.draw_faults(dice);
         if dice.flip() {
             plan.draw_lease();
         }
+        plan.in_step = dice.chance(200_000);
         plan
     }
 
@@ -229,6 +237,7 @@ impl Plan {
         self.slow = maybe(&[1_000, 20_000, 100_000]);
         self.full = maybe(&[10_000, 100_000, 300_000]);
         self.coup = maybe(&[100_000, 300_000, 600_000]);
+        self.haste = maybe(&[100_000, 500_000, 900_000]);
         // What suits the slowest clockwork of a run is drawn with it: a fault a blink apart finds little.
         let pace = Micros::from(self.election_ticks) * dice.pick(&[40, 100, 250]);
         for (fault, interval) in Fault::ALL.into_iter().zip(&mut self.faults) {
@@ -301,9 +310,11 @@ impl Plan {
         for fault in Fault::ALL {
             offer(&format!("no {fault:?}"), &|plan| plan.faults[fault as usize] = 0);
         }
+        offer("out of step", &|plan| plan.in_step = false);
         offer("no leases", &|plan| plan.lease = 0);
         offer("no preferences", &|plan| plan.preferences = false);
         offer("no coups", &|plan| plan.coup = 0);
+        offer("no haste", &|plan| plan.haste = 0);
         offer("no loss", &|plan| plan.loss = 0);
         offer("no duplicates", &|plan| plan.duplicates = 0);
         offer("no slow messages", &|plan| plan.slow = 0);
@@ -362,8 +373,8 @@ impl fmt::Display for Plan {
         write!(f, ", delay {:?} us, disk {:?} us, lazy {}", self.delay, self.disk, self.lazy)?;
         write!(
             f,
-            ", loss {}, duplicates {}, slow {}, full {}, coup {}, skew {} ppm",
-            self.loss, self.duplicates, self.slow, self.full, self.coup, self.skew
+            ", loss {}, duplicates {}, slow {}, full {}, coup {}, haste {}, skew {} ppm",
+            self.loss, self.duplicates, self.slow, self.full, self.coup, self.haste, self.skew
         )?;
         for fault in Fault::ALL {
             if self.interval(fault) > 0 {

@@ -19,6 +19,7 @@ impl World<'_> {
         self.hosts.iter_mut().for_each(|host| host.met &= !bit);
         self.deferred[place].retain(|what| matches!(what, What::Deliver(_)));
         self.take_answers(place)?;
+        self.break_connections(place);
         if self.hosts.iter().all(|host| host.node.is_none()) {
             self.seen.meet(Seen::AllDown);
         }

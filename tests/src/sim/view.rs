@@ -4,7 +4,6 @@ use raft_core::{Index, LogId, Membership, NodeId, RoleName};
 
 use super::coverage::Seen;
 use super::host::{Role, View};
-use super::plan::Fault;
 use super::truth::{Violation, ensure};
 use super::world::{What, World, place_of};
 
@@ -94,7 +93,7 @@ impl World<'_> {
         if self.fault_dice.chance(self.plan.coup) && !self.calm {
             self.schedule.put(self.now, What::Coup(place, self.hosts[place].life));
         }
-        if self.plan.interval(Fault::Change) > 0 && self.fault_dice.chance(200_000) {
+        if self.fault_dice.chance(self.plan.haste) && !self.calm {
             self.schedule.put(self.now, What::Haste(place, self.hosts[place].life));
         }
         if new.commit.0 + 1 < new.last.index.0 {

@@ -54,6 +54,8 @@ pub(crate) enum What {
     Coup(usize, u32),
     /// A leader that was just elected is asked for another membership, before it knows what is committed.
     Haste(usize, u32),
+    /// Somebody reads where the last write may not be known.
+    Doubt(usize, u32, u8),
     /// A leader has entered a joint configuration: its new half is cut off from everybody else.
     Schism(usize, u32),
     /// Links work again.
@@ -94,6 +96,8 @@ pub(crate) struct World<'a> {
     pub(crate) trace: Option<Vec<String>>,
     /// By client: whom it last had an answer from, and goes on asking.
     pub(crate) homes: Vec<Option<usize>>,
+    /// By client: its last request, and whom it was sent to.
+    pub(crate) waiting: Vec<Option<(u32, usize)>>,
     pub(crate) messages: Vec<Envelope>,
     pub(crate) snapshots: Vec<SentSnapshot>,
     pub(crate) steps: Vec<Step>,
@@ -125,6 +129,7 @@ impl<'a> World<'a> {
             digest: plan.seed,
             trace: traced.then(Vec::new),
             homes: vec![None; usize::try_from(plan.clients).expect("a few clients")],
+            waiting: vec![None; usize::try_from(plan.clients).expect("a few clients")],
             messages: Vec::new(),
             snapshots: Vec::new(),
             steps: Vec::new(),
@@ -221,6 +226,9 @@ impl<'a> World<'a> {
             What::Fault(fault) => self.on_fault(fault),
             What::Coup(place, life) => self.if_alive(place, life, Self::on_coup),
             What::Haste(place, life) => self.if_alive(place, life, Self::on_haste),
+            What::Doubt(place, life, register) => {
+                self.if_alive(place, life, |world, place| world.on_doubt(place, register))
+            }
             What::Schism(place, life) => self.if_alive(place, life, Self::on_schism),
             What::Mend(links) => {
                 links.into_iter().for_each(|(from, to)| self.mend(from, to));
@@ -263,7 +271,9 @@ impl<'a> World<'a> {
 
     pub(crate) fn on_tick(&mut self, place: usize) -> Result<(), Violation> {
         let host = &mut self.hosts[place];
-        self.schedule.put(self.now + host.tick, What::Tick(place));
+        let next = self.now + host.tick;
+        let next = if self.calm && self.plan.in_step { next / TICK * TICK } else { next };
+        self.schedule.put(next, What::Tick(place));
         let Some(node) = &mut host.node else { return Ok(()) };
         node.tick();
         self.poke(place)
@@ -370,6 +380,7 @@ impl What {
             | Self::Fault(_)
             | Self::Coup(..)
             | Self::Haste(..)
+            | Self::Doubt(..)
             | Self::Schism(..)
             | Self::Mend(_)
             | Self::Flap(..)
