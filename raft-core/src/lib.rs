@@ -20,6 +20,7 @@ mod log_store;
 mod message;
 mod node;
 mod protocol;
+pub mod sessions;
 mod snapshot;
 mod state_machine;
 #[cfg(feature = "testing")]
