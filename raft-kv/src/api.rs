@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use raft_core::sessions::SessionTag;
 use raft_core::{ClusterId, Index, Membership, NodeId, RoleName, Term};
 use serde::{Deserialize, Serialize};
 
@@ -20,13 +21,22 @@ use crate::reader::RangeReply;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Change the store. Only the leader can.
-    Write(Command),
+    Write(Write),
     /// Read the store.
     Range(Read),
     /// Say how you are. Any node answers at once.
     Status,
     /// Say who you all are. Any node answers at once, as far as it knows.
     Members,
+}
+
+/// A change of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// With it, the command is run once however often it is sent.
+    pub session: Option<SessionTag>,
+    /// What is to be done.
+    pub command: Command,
 }
 
 /// A read of the store.
@@ -219,6 +229,14 @@ pub enum Rejection {
     NoSuchKey,
     /// A transaction changes a key twice.
     DuplicateKey,
+    /// The session has ended. Open another for the next command.
+    SessionEnded,
+    /// A number of a session was acknowledged already, or is too far from those under way.
+    Sequence,
+    /// What concerns sessions cannot be a command of one; and time is not for clients to set.
+    NotInSession,
+    /// There is a lease of that id already.
+    LeaseExists,
 }
 
 impl Request {
@@ -262,13 +280,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proposal::Proposal;
 
     proptest! {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes in vec(any::<u8>(), 0..200)) {
             drop(Request::decode(&bytes));
             drop(Reply::decode(&bytes));
-            drop(Command::decode(&bytes));
+            drop(Proposal::decode(&bytes));
             drop(Outcome::decode(&bytes));
         }
 
@@ -281,10 +300,22 @@ mod tests {
             if let Ok(request) = Request::decode(&bytes) {
                 prop_assert_eq!(Request::decode(&request.encode()).unwrap(), request);
             }
-            if let Ok(command) = Command::decode(&bytes) {
-                prop_assert_eq!(Command::decode(&command.encode()).unwrap(), command);
-            }
             drop(Reply::decode(&bytes));
+        }
+    }
+
+    proptest! {
+        /// What a client may send is what stands in the log, so nobody may be able to stop a node
+        /// with it: anything that decodes encodes to the same again.
+        #[test]
+        fn proposals_that_begin_well_decode_to_what_they_say_or_are_refused(
+            stamp in 0..2_u8, tag in 0..11_u8,
+            tail in vec(prop_oneof![0..4_u8, any::<u8>()], 0..60),
+        ) {
+            let head = if stamp == 0 { &[3, 0, 0, tag][..] } else { &[3, 1, 1, 9, 0, tag] };
+            if let Ok(proposal) = Proposal::decode(&[head, &tail[..]].concat()) {
+                prop_assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! What is replicated: commands, and what became of them.
 //!
-//! Commands stand in the log for good, so their encoding only ever grows (see `codec`): a new kind
-//! is a new variant at the end. A node that meets a kind it does not know stops (rule L18).
+//! Commands stand in the log for good (see `proposal`), so their encoding only ever grows (see
+//! `codec`): a new kind is a new variant at the end. A node that meets a kind it does not know stops (rule L18).
 
 use bytes::Bytes;
+use raft_core::sessions::{SessionError, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -22,6 +23,24 @@ pub enum Command {
     Compact(Compact),
     /// Does several things as one, depending on what is there.
     Txn(Txn),
+    /// Opens a session that lives for so many milliseconds after a sign of life. Like all that
+    /// concerns sessions, not for a command of a session.
+    OpenSession {
+        /// The time is kept between a second and a day.
+        ttl_ms: u64,
+    },
+    /// Shows that a session is alive.
+    KeepSession(SessionId),
+    /// Ends a session.
+    CloseSession(SessionId),
+    /// Nothing but what time does. Only leaders say this.
+    Tick,
+    /// Grants a lease.
+    GrantLease(LeaseGrant),
+    /// Lets a lease begin anew.
+    KeepLease(LeaseId),
+    /// Ends a lease and deletes its keys, in one revision.
+    RevokeLease(LeaseId),
 }
 
 /// Writes one key. Always makes a new revision, even if the value is the same.
@@ -80,6 +99,15 @@ pub struct Compact {
     pub revision: Revision,
 }
 
+/// Grants a lease: its keys go when it was not kept alive for so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGrant {
+    /// Its id. `None` to have one chosen.
+    pub lease: Option<LeaseId>,
+    /// How long it lives, in milliseconds. Kept between a second and ten years.
+    pub ttl_ms: u64,
+}
+
 /// What became of a command. The same on every node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -93,6 +121,28 @@ pub enum Outcome {
     Refused(Refused),
     /// A transaction was done, one way or the other.
     Txn(TxnOutcome),
+    /// A session was opened, kept or closed.
+    Session {
+        /// Which.
+        session: SessionId,
+        /// How long it lives from now on. 0 if it was closed.
+        ttl_ms: u64,
+    },
+    /// Time has passed.
+    Ticked,
+    /// A lease was granted, kept or revoked.
+    Lease(LeaseOutcome),
+}
+
+/// A lease was granted, kept or revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseOutcome {
+    /// Which.
+    pub lease: LeaseId,
+    /// How long it lives from now on. 0 if it was revoked.
+    pub ttl_ms: u64,
+    /// The revision of the store. A new one if keys were deleted.
+    pub revision: Revision,
 }
 
 /// A key was written.
@@ -178,21 +228,49 @@ pub enum Refused {
         /// The most levels of transactions.
         depth: u8,
     },
+    /// The session does not take the command.
+    #[error("{0}")]
+    Session(#[from] SessionError),
+    /// What concerns sessions cannot be a command of one.
+    #[error("what concerns sessions cannot belong to one; send it without a session")]
+    NotInSession,
+    /// There is a lease of that id already.
+    #[error("there is a lease {0} already; choose another id, or none")]
+    LeaseExists(LeaseId),
+    /// There are as many leases as there may be.
+    #[error("there are {limit} leases already; revoke some first")]
+    TooManyLeases {
+        /// The most there may be.
+        limit: u64,
+    },
+    /// A lease has as many keys as can go at once.
+    #[error("lease {lease} has {keys} keys or {bytes} bytes already; grant another")]
+    LeaseFull {
+        /// Which.
+        lease: LeaseId,
+        /// The most keys.
+        keys: u64,
+        /// The most bytes of keys and values.
+        bytes: u64,
+    },
 }
 
 impl Command {
-    /// As it stands in the log.
-    pub fn encode(&self) -> Bytes {
-        codec::encode(VERSION, self)
-    }
-
-    /// The reverse of [`Command::encode`].
-    ///
-    /// # Errors
-    ///
-    /// [`DecodeError`], for any bytes that are not a command this program knows.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        codec::decode(VERSION, bytes)
+    /// Whether it opens, keeps or closes sessions, or lets them end.
+    pub fn concerns_sessions(&self) -> bool {
+        match self {
+            Self::OpenSession { .. }
+            | Self::KeepSession(_)
+            | Self::CloseSession(_)
+            | Self::Tick => true,
+            Self::Put(_)
+            | Self::DeleteRange(_)
+            | Self::Compact(_)
+            | Self::Txn(_)
+            | Self::GrantLease(_)
+            | Self::KeepLease(_)
+            | Self::RevokeLease(_) => false,
+        }
     }
 }
 
@@ -212,5 +290,5 @@ impl Outcome {
     }
 }
 
-/// The version of both encodings. 1 had puts without [`Field`].
+/// The version of outcomes. 1 knew no transactions.
 const VERSION: u8 = 2;

@@ -21,7 +21,7 @@ pub struct Digest {
     pub revision: Revision,
     /// The oldest revision that can be read.
     pub compacted: Revision,
-    /// A hash of the present and of the history that can be read. Finds accidents, not forgeries.
+    /// A hash of the present, of the history that can be read, of sessions and leases. Finds accidents, not forgeries.
     pub hash: u128,
 }
 
@@ -49,6 +49,8 @@ pub(crate) fn of(view: &View<'_>) -> Result<Digest, KvError> {
         (families.old, vec![]),
         // What is compacted counts no more, whether it is still on the disk or not.
         (families.changes, change_key(state.compacted.next(), 0).to_vec()),
+        (families.sessions, vec![]),
+        (families.leases, vec![]),
     ] {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
@@ -65,6 +67,7 @@ pub(crate) fn of(view: &View<'_>) -> Result<Digest, KvError> {
         rows.status().map_err(KvError::storage("reading everything"))?;
         add(b"", b"end of family");
     }
+    hash.update(&state.clock.0.to_le_bytes());
     Ok(Digest {
         applied: state.last,
         revision: state.revision,

@@ -18,6 +18,7 @@ use crate::reader::{KvReader, Live};
 use crate::record::State;
 use crate::snapshot;
 use crate::store::Store;
+use crate::timed::Timed;
 
 /// The replicated key-value store of one node, on disk.
 ///
@@ -33,6 +34,7 @@ pub struct Kv {
     number: u64,
     live: Arc<Live>,
     state: State,
+    timed: Timed,
     membership: Option<(LogId, Membership)>,
     next_snapshot: AtomicU64,
 }
@@ -58,6 +60,7 @@ impl Kv {
         };
         home.clean(number)?;
         let (state, membership) = (store.state()?, store.membership()?);
+        let timed = Timed::load(&store)?;
         tracing::debug!(dir = %dir.display(), applied = %state.last, "opened the key-value store");
         Ok(Self {
             config,
@@ -65,6 +68,7 @@ impl Kv {
             number,
             live: Arc::new(Live::new(store, state)),
             state,
+            timed,
             membership,
             next_snapshot: AtomicU64::new(1),
         })
@@ -85,7 +89,7 @@ impl StateMachine for Kv {
         let store = self.live.store();
         let mut rest = entries;
         while !rest.is_empty() {
-            let mut applier = Applier::new(&store, self.state);
+            let mut applier = Applier::new(&store, self.state, &mut self.timed);
             // Four times as fast as history can be made, so that compaction catches up.
             let changes = 4 * rest.len() + PURGE_CHANGES;
             applier.purge(changes).map_err(KvError::fatal("purging old history"))?;
@@ -123,6 +127,7 @@ impl StateMachine for Kv {
         let number = self.number + 1;
         let installed = snapshot::install(&self.home, number, &self.config, snapshot)
             .map_err(KvError::fatal("installing a snapshot"))?;
+        self.timed = installed.timed;
         self.number = number;
         self.state = installed.state;
         self.membership = installed.membership;

@@ -4,6 +4,8 @@
 //! or as they were.
 //!
 //! - [`Kv`] is the `StateMachine`, on RocksDB; [`KvReader`] reads it alongside.
+//! - Commands of a client's session are run once, however often they are sent; leases take keys along
+//!   when they end. Both go by a clock that stands in the log.
 //! - [`Service`] answers clients in the name of a node; [`api`] is what they say to each other.
 //! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic
 //!   over a channel that carries bytes.
@@ -11,6 +13,7 @@
 pub mod api;
 mod apply;
 pub mod client;
+mod clock;
 mod codec;
 mod command;
 mod config;
@@ -20,6 +23,7 @@ mod home;
 mod kv;
 mod model;
 mod pool;
+mod proposal;
 mod range;
 mod reader;
 mod record;
@@ -27,17 +31,19 @@ mod scan;
 mod service;
 mod snapshot;
 mod store;
+mod timed;
 mod txn;
 
 pub use command::{
-    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Field, Outcome, Put, PutOutcome,
-    Refused,
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Field, LeaseGrant, LeaseOutcome,
+    Outcome, Put, PutOutcome, Refused,
 };
 pub use config::KvConfig;
 pub use digest::Digest;
 pub use error::{DecodeError, KvError};
 pub use kv::Kv;
 pub use model::{KeyRange, KeyValue, LeaseId, Revision};
+pub use proposal::{Proposal, Stamp};
 pub use range::{Content, Filter, Order, RangeRequest, Sort, SortBy};
 pub use reader::{KvReader, RangeReply};
 pub use service::Service;

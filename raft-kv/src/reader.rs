@@ -7,6 +7,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use raft_core::sessions::ClusterTime;
 use raft_core::{Index, LogId};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +108,13 @@ impl KvReader {
     /// The oldest revision that can be read.
     pub fn compacted(&self) -> Revision {
         self.live.state().compacted
+    }
+
+    /// What time it is in the cluster as far as entries were applied, and whether it may stand
+    /// still because there is nothing it could end.
+    pub(crate) fn clock(&self) -> (ClusterTime, bool) {
+        let state = self.live.state();
+        (state.clock, state.timed == 0)
     }
 
     /// The last entry that was applied.

@@ -1,6 +1,6 @@
 //! What stands in RocksDB, byte by byte.
 //!
-//! Four column families. `k` is a key, `r` a revision, numbers in keys are big-endian:
+//! Six column families. `k` is a key, `r` a revision, numbers in keys are big-endian:
 //!
 //! | family | key | value |
 //! |---|---|---|
@@ -8,6 +8,10 @@
 //! | `latest` | `k` | the record of the key as it is now |
 //! | `old` | `k` escaped, `r` (8 bytes) | the record that revision `r` replaced or deleted |
 //! | `changes` | `r` (8 bytes), number within `r` (4 bytes) | what happened (1 byte), `k` |
+//! | `sessions` | session (8 bytes) | how long it lives, when it was heard of, its lowest number |
+//! | `sessions` | session (8 bytes), number (8 bytes) | the answer to that number |
+//! | `leases` | lease (8 bytes) | how long it lives, when it ends, how much it has |
+//! | `leases` | lease (8 bytes), `k` | nothing: the lease has that key |
 //!
 //! A record is `create_revision, mod_revision, version, lease` in postcard, then the value as it
 //! is.
@@ -37,8 +41,12 @@
 //! A revision changes a key at most once: each command makes its own, and one command names a key
 //! once. That is why `old` needs no number within the revision.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
+use raft_core::sessions::{ClusterTime, SessionId};
 use raft_core::{LogId, Membership};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -64,6 +72,10 @@ pub(crate) struct State {
     /// The history up to here is also gone from the disk. At most `compacted`. Nothing that can be
     /// read depends on it.
     pub(crate) purged: Revision,
+    /// What time it is in the cluster.
+    pub(crate) clock: ClusterTime,
+    /// How many sessions and leases there are. While there are none, time may stand still.
+    pub(crate) timed: u64,
 }
 
 impl State {
@@ -72,6 +84,8 @@ impl State {
         revision: Revision::EMPTY,
         compacted: Revision(0),
         purged: Revision(0),
+        clock: ClusterTime(0),
+        timed: 0,
     };
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -227,7 +241,70 @@ pub(crate) fn decode_change(stored: &[u8]) -> Result<(ChangeKind, &[u8]), KvErro
     }
 }
 
-const META_VERSION: u8 = 1;
+/// A row of `sessions` or `leases` that has fields.
+pub(crate) fn encode_row(row: &impl Serialize) -> Bytes {
+    codec::encode(META_VERSION, row)
+}
+
+pub(crate) fn decode_row<T: DeserializeOwned>(what: &str, row: &[u8]) -> Result<T, KvError> {
+    codec::decode(META_VERSION, row).map_err(|error| KvError::corrupt(format!("{what}: {error}")))
+}
+
+/// What a key of `sessions` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionRow {
+    Session(SessionId),
+    Answer(SessionId, u64),
+}
+
+/// Where `sessions` keeps a session.
+pub(crate) fn session_key(session: SessionId) -> [u8; 8] {
+    session.0.to_be_bytes()
+}
+
+/// Where `sessions` keeps the answer to a number.
+pub(crate) fn answer_key(session: SessionId, sequence: u64) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&session.0.to_be_bytes());
+    out[8..].copy_from_slice(&sequence.to_be_bytes());
+    out
+}
+
+/// The reverse of [`session_key`] and [`answer_key`].
+pub(crate) fn parse_session_key(stored: &[u8]) -> Result<SessionRow, KvError> {
+    let bad = || KvError::corrupt(format!("a key of sessions: {stored:02x?}"));
+    let (session, rest) = stored.split_first_chunk::<8>().ok_or_else(bad)?;
+    let session = SessionId(u64::from_be_bytes(*session));
+    match <[u8; 8]>::try_from(rest) {
+        Ok(sequence) => Ok(SessionRow::Answer(session, u64::from_be_bytes(sequence))),
+        Err(_) if rest.is_empty() => Ok(SessionRow::Session(session)),
+        Err(_) => Err(bad()),
+    }
+}
+
+/// Where `leases` notes that a lease has `key`; with an empty key, the lease itself.
+pub(crate) fn lease_key(lease: LeaseId, key: &[u8]) -> Vec<u8> {
+    [&lease.0.get().to_be_bytes(), key].concat()
+}
+
+/// The first key of `leases` beyond what it has of `lease`.
+pub(crate) fn lease_rows_end(lease: LeaseId) -> Vec<u8> {
+    match lease.0.checked_add(1) {
+        Some(next) => next.get().to_be_bytes().to_vec(),
+        // No key is as long as that.
+        None => vec![0xff; 1 << 17],
+    }
+}
+
+/// The reverse of [`lease_key`].
+pub(crate) fn parse_lease_key(stored: &[u8]) -> Result<(LeaseId, &[u8]), KvError> {
+    let bad = || KvError::corrupt(format!("a key of leases: {stored:02x?}"));
+    let (lease, key) = stored.split_first_chunk::<8>().ok_or_else(bad)?;
+    let lease = NonZeroU64::new(u64::from_be_bytes(*lease)).ok_or_else(bad)?;
+    Ok((LeaseId(lease), key))
+}
+
+const META_VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -265,6 +342,8 @@ mod tests {
             drop(decode_membership(&bytes));
             drop(decode_change(&bytes));
             drop(parse_change_key(&bytes));
+            drop(parse_session_key(&bytes));
+            drop(parse_lease_key(&bytes));
             if let Ok((key, ended)) = parse_old_key(&bytes) {
                 prop_assert_eq!(old_key(&key, ended), bytes);
             }

@@ -18,6 +18,7 @@ use crate::error::KvError;
 use crate::home::{Home, RemoveOnDrop, remove_dir, sync_dir};
 use crate::record::State;
 use crate::store::Store;
+use crate::timed::Timed;
 
 /// An image that is being sent.
 ///
@@ -36,6 +37,7 @@ pub(crate) struct KvSnapshot {
 pub(crate) struct Installed {
     pub(crate) store: Store,
     pub(crate) state: State,
+    pub(crate) timed: Timed,
     pub(crate) membership: Option<(LogId, Membership)>,
 }
 
@@ -127,11 +129,12 @@ pub(crate) fn install(
         store.set_membership(&founding)?;
         membership = Some(founding);
     }
+    let timed = Timed::load(&store)?;
     // If the next step fails nobody knows which database the next start will find in use. That
     // start removes the other.
     incomplete.keep();
     home.set_current(number)?;
-    Ok(Installed { store, state, membership })
+    Ok(Installed { store, state, timed, membership })
 }
 
 /// Puts the files of `snapshot` into the empty directory `path`, durably.

@@ -38,6 +38,8 @@ pub(crate) struct Families<'a> {
     pub(crate) latest: &'a ColumnFamily,
     pub(crate) old: &'a ColumnFamily,
     pub(crate) changes: &'a ColumnFamily,
+    pub(crate) sessions: &'a ColumnFamily,
+    pub(crate) leases: &'a ColumnFamily,
 }
 
 impl Store {
@@ -84,6 +86,8 @@ impl Store {
             latest: family(LATEST),
             old: family(OLD),
             changes: family(CHANGES),
+            sessions: family(SESSIONS),
+            leases: family(LEASES),
         }
     }
 
@@ -114,10 +118,9 @@ impl Store {
 
     /// Makes all that was written durable. Waits for the disk.
     pub(crate) fn flush(&self) -> Result<(), KvError> {
-        let Families { meta, latest, old, changes } = self.families();
-        self.db
-            .flush_cfs_opt(&[meta, latest, old, changes], &FlushOptions::default())
-            .map_err(KvError::storage("flushing"))
+        let Families { meta, latest, old, changes, sessions, leases } = self.families();
+        let all = [meta, latest, old, changes, sessions, leases];
+        self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(KvError::storage("flushing"))
     }
 
     /// Has the directory removed once nobody uses the database any more.
@@ -218,4 +221,6 @@ const META: &str = "default";
 const LATEST: &str = "latest";
 const OLD: &str = "old";
 const CHANGES: &str = "changes";
-const FAMILIES: [&str; 4] = [META, LATEST, OLD, CHANGES];
+const SESSIONS: &str = "sessions";
+const LEASES: &str = "leases";
+const FAMILIES: [&str; 6] = [META, LATEST, OLD, CHANGES, SESSIONS, LEASES];

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use raft_core::sessions::SessionId;
 use raft_core::{ClusterId, Index, Membership, NodeId, RoleName, Term};
 use raft_kv::api::{
     Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, ReadLevel, Rejection, Reply,
-    Request,
+    Request, Write,
 };
 use raft_kv::client::{Channel, ChannelError, Client, ClientError, NotSentKind};
 use raft_kv::{Command, KeyRange, Outcome, PutOutcome, RangeReply, RangeRequest, Revision};
@@ -41,6 +42,8 @@ struct Cluster {
     /// Nodes that do not answer.
     down: BTreeMap<String, Act>,
     applied: u64,
+    /// The last session that was opened.
+    sessions: u64,
     /// Every request that got to a node.
     asked: Vec<(String, Request)>,
     attempts: Vec<String>,
@@ -95,9 +98,25 @@ impl Fake {
         self.0.lock().unwrap().down.insert(name(id), act);
     }
 
+    /// A client without a session, so that there are no writes but those of the test.
     fn client(&self, endpoints: &[u64]) -> Client<Self> {
         let endpoints = endpoints.iter().map(|id| name(*id)).collect();
+        Client::new(self.clone(), endpoints, Duration::from_secs(2)).without_session()
+    }
+
+    fn session_client(&self, endpoints: &[u64]) -> Client<Self> {
+        let endpoints = endpoints.iter().map(|id| name(*id)).collect();
         Client::new(self.clone(), endpoints, Duration::from_secs(2))
+    }
+
+    /// What was sent in a session, in order: to whom, session, number, lowest unacknowledged.
+    fn tags(&self) -> Vec<(String, u64, u64, u64)> {
+        let cluster = self.0.lock().unwrap();
+        let tag = |(endpoint, request): &(String, Request)| {
+            let Request::Write(Write { session: Some(tag), .. }) = request else { return None };
+            Some((endpoint.clone(), tag.session.0, tag.sequence, tag.unacknowledged))
+        };
+        cluster.asked.iter().filter_map(tag).collect()
     }
 
     /// Who was sent a write, in order.
@@ -174,6 +193,11 @@ impl Cluster {
                 applied_index: Index(self.applied),
                 revision: Revision(self.applied),
             })),
+            Request::Write(Write { command: Command::OpenSession { ttl_ms }, .. }) if leads => {
+                self.sessions += 1;
+                let session = SessionId(self.sessions);
+                Ok(Answer::Written(Outcome::Session { session, ttl_ms }))
+            }
             Request::Write(_) if leads => {
                 self.applied += 1;
                 Ok(written(self.applied))
@@ -463,8 +487,93 @@ async fn a_delete_sends_what_it_is_told() {
     let client = fake.client(&[1]);
     assert_eq!(client.delete(KeyRange::One("k".into())).await.unwrap(), outcome);
     let asked = fake.0.lock().unwrap().asked.clone();
-    let (_, Request::Write(Command::DeleteRange(sent))) = asked.last().unwrap() else {
+    let (_, Request::Write(Write { command: Command::DeleteRange(sent), .. })) =
+        asked.last().unwrap()
+    else {
         panic!("{asked:?}")
     };
     assert_eq!(sent.range, KeyRange::One("k".into()));
+}
+
+fn ended() -> Act {
+    let message = "session 1 has ended; open another".to_owned();
+    Act::Say(Err(ErrorReply::Rejected { kind: Rejection::SessionEnded, message }))
+}
+
+/// Rule C2.
+#[tokio::test(start_paused = true)]
+async fn in_a_session_a_write_that_may_have_arrived_is_sent_again_under_its_number() {
+    for act in [
+        Act::Lose,
+        Act::Hang,
+        Act::Garble,
+        Act::Say(Err(ErrorReply::Unknown { message: "leadership was lost".to_owned() })),
+    ] {
+        let fake = Fake::new(3);
+        let client = fake.session_client(&[1, 2, 3]);
+        client.put("k", "v").await.unwrap();
+        fake.script(1, [act.clone()]);
+        client.put("k", "v").await.unwrap();
+        client.put("k", "v").await.unwrap();
+        let to_leader: Vec<_> = fake.tags().into_iter().filter(|(to, ..)| to == "n1").collect();
+        let tag = |sequence| ("n1".to_owned(), 1, sequence, sequence);
+        assert_eq!(to_leader, [tag(1), tag(2), tag(2), tag(3)], "{act:?}");
+    }
+}
+
+/// Rule C4.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_nobody_answers_for_is_unknown_even_in_a_session() {
+    let fake = Fake::new(1);
+    let client = fake.session_client(&[1]);
+    client.put("k", "v").await.unwrap();
+    fake.down(1, Act::Hang);
+    let error = client.put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+    // One that never left has had no effect.
+    fake.down(1, Act::NotSent(NotSentKind::Unreachable));
+    let error = client.put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+}
+
+/// Rule C2.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_has_ended_is_replaced_if_nothing_can_have_been_done_in_it() {
+    let fake = Fake::new(1);
+    let client = fake.session_client(&[1]);
+    client.put("k", "v").await.unwrap();
+    fake.script(1, [ended()]);
+    client.put("k", "v").await.unwrap();
+    let tag = |session, sequence| ("n1".to_owned(), session, sequence, sequence);
+    assert_eq!(fake.tags(), [tag(1, 1), tag(1, 2), tag(2, 1)]);
+    // But if it may have been done before the session ended, a second time would be one too many.
+    fake.script(1, [Act::Lose, ended()]);
+    let error = client.put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown { .. }), "{error}");
+    assert_eq!(fake.tags().len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_share_a_session_and_open_it_once() {
+    let fake = Fake::new(1);
+    let client = fake.session_client(&[1]);
+    let puts = (0..10).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.put("k", "v").await })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        put.await.unwrap().unwrap();
+    }
+    let mut numbers: Vec<_> =
+        fake.tags().into_iter().map(|(_, s, number, _)| (s, number)).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=10).map(|number| (1, number)).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_opened_again_and_again_until_there_is_one() {
+    let fake = Fake::new(1);
+    fake.script(1, [Act::Lose, busy(), Act::Garble]);
+    fake.session_client(&[1]).put("k", "v").await.unwrap();
+    assert_eq!(fake.tags().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! Golden scripts: the corner cases of ranges and transactions, as a table that can be read.
+//! Golden scripts: the corner cases of ranges, transactions, leases and sessions, as a table that can
+//! be read.
 //!
 //! A script in `scripts/` writes to a store and reads it; expected outcomes stand below each group of
 //! commands. `UPDATE_GOLDENFILES=1` writes what was seen instead: read it, it must be what etcd does
@@ -10,6 +11,9 @@
 //! | `del k`, `del k end`, `del prefix=p` | deletes; `prev` shows what was there |
 //! | `get k`, `get k end`, `get prefix=p`, `get from=k` | reads; `rev= limit= sort= order= min_mod= max_mod= min_create= max_create=`, `keys`, `count` |
 //! | `compact r` | gives up history |
+//! | `grant id ttl=ms`, `keep id`, `revoke id` | leases; a put has one with `lease=id` |
+//! | `open ttl=ms`, `alive s`, `close s`, `... session=s number=n lowest=n` | sessions, and commands of one |
+//! | `... at=ms` | any command, with the time that the leader says it is |
 //! | `if version k is 0` (`not`, `below`, `above`), `then ...`, `else ...`, `commit` | a transaction; `then txn` begins one inside, `end` ends it |
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a test")]
@@ -23,10 +27,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use goldenscript::{ArgumentConsumer as Arguments, Command as Line, Context};
+use raft_core::sessions::{ClusterTime, SessionId, SessionTag};
+use raft_core::{Payload, Term};
 use raft_kv::{
-    Command, Compact, Compare, Content, DeleteRange, Field, Filter, KeyRange, KeyValue, LeaseId,
-    Nested, OpOutcome, Order, Outcome, Put, RangeRequest, Relation, Revision, SortBy, Target, Txn,
-    TxnOp, TxnOutcome,
+    Command, Compact, Compare, Content, DeleteRange, Field, Filter, KeyRange, KeyValue, LeaseGrant,
+    LeaseId, LeaseOutcome, Nested, OpOutcome, Order, Outcome, Proposal, Put, RangeRequest,
+    Relation, Revision, SortBy, Stamp, Target, Txn, TxnOp, TxnOutcome,
 };
 use support::Subject;
 
@@ -35,6 +41,16 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 #[test]
 fn range() {
     run_folder("range");
+}
+
+#[test]
+fn lease() {
+    run_folder("lease");
+}
+
+#[test]
+fn session() {
+    run_folder("session");
 }
 
 #[test]
@@ -94,6 +110,19 @@ impl Script {
         Ok(())
     }
 
+    fn propose(
+        &mut self,
+        time: Option<ClusterTime>,
+        session: Option<SessionTag>,
+        command: Command,
+    ) -> String {
+        // The term of the subject's entries.
+        let stamp = time.map(|time| Stamp { term: Term(1), time });
+        let proposal = Proposal { stamp, session, command };
+        let outcomes = self.subject.apply([Payload::Command(proposal.encode())]);
+        shown(&Outcome::decode(&outcomes[0]).unwrap())
+    }
+
     fn read(&self, request: &RangeRequest) -> String {
         match self.subject.reader().range(request) {
             Ok(reply) => shown_range(&reply.kvs, reply.count, reply.more),
@@ -116,6 +145,8 @@ impl goldenscript::Runner for Script {
 
     fn run(&mut self, line: &Line, _: &Context) -> Result<String> {
         let mut args = line.consume_args();
+        let time = number(&mut args, "at")?.map(ClusterTime);
+        let session = tag(&mut args)?;
         let command = match line.name.as_str() {
             "put" => Some(Command::Put(put(&mut args)?)),
             "del" => Some(Command::DeleteRange(delete(&mut args)?)),
@@ -123,10 +154,23 @@ impl goldenscript::Runner for Script {
                 revision: Revision(args.next_pos().ok_or("which revision?")?.parse()?),
             })),
             "commit" => Some(Command::Txn(std::mem::take(&mut self.txn))),
+            "grant" => {
+                let ttl_ms = number(&mut args, "ttl")?.ok_or("how long?")?;
+                let lease = args.next_pos().map(lease_id).transpose()?;
+                Some(Command::GrantLease(LeaseGrant { lease, ttl_ms }))
+            }
+            "keep" => Some(Command::KeepLease(lease_id(args.next_pos().ok_or("which?")?)?)),
+            "revoke" => Some(Command::RevokeLease(lease_id(args.next_pos().ok_or("which?")?)?)),
+            "open" => {
+                Some(Command::OpenSession { ttl_ms: number(&mut args, "ttl")?.ok_or("how long?")? })
+            }
+            "alive" => Some(Command::KeepSession(session_id(&mut args)?)),
+            "close" => Some(Command::CloseSession(session_id(&mut args)?)),
+            "tick" => Some(Command::Tick),
             _ => None,
         };
         let output = match (command, line.name.as_str()) {
-            (Some(command), _) => shown(&self.subject.run(command)),
+            (Some(command), _) => self.propose(time, session, command),
             (None, "get") => self.read(&get(&mut args)?),
             (None, "if") => {
                 self.txn.compare.push(compare(&mut args)?);
@@ -144,6 +188,21 @@ impl goldenscript::Runner for Script {
 
 fn number(args: &mut Arguments<'_>, name: &str) -> Result<Option<u64>> {
     Ok(args.take_key(name).map(str::parse).transpose()?)
+}
+
+fn tag(args: &mut Arguments<'_>) -> Result<Option<SessionTag>> {
+    let Some(session) = number(args, "session")?.map(SessionId) else { return Ok(None) };
+    let sequence = number(args, "number")?.ok_or("which number?")?;
+    let unacknowledged = number(args, "lowest")?.unwrap_or(sequence);
+    Ok(Some(SessionTag { session, sequence, unacknowledged }))
+}
+
+fn session_id(args: &mut Arguments<'_>) -> Result<SessionId> {
+    Ok(SessionId(args.next_pos().ok_or("which session?")?.parse()?))
+}
+
+fn lease_id(word: &str) -> Result<LeaseId> {
+    Ok(LeaseId(word.parse()?))
 }
 
 fn put(args: &mut Arguments<'_>) -> Result<Put> {
@@ -273,6 +332,13 @@ fn shown(outcome: &Outcome) -> String {
             format!("compacted {} revision {}\n", compact.compacted, compact.revision)
         }
         Outcome::Txn(txn) => shown_txn(txn),
+        Outcome::Session { session, ttl_ms } => {
+            format!("session {} lives {ttl_ms} ms\n", session.0)
+        }
+        Outcome::Ticked => String::new(),
+        Outcome::Lease(LeaseOutcome { lease, ttl_ms, revision }) => {
+            format!("lease {lease} lives {ttl_ms} ms, revision {revision}\n")
+        }
         Outcome::Refused(refused) => format!("refused: {refused}\n"),
     }
 }

@@ -11,8 +11,8 @@ use raft_core::{
     Applied, Entry, Index, LogId, MachineError, Payload, SnapshotMeta, StateMachine, Term,
 };
 use raft_kv::{
-    Command, Compact, DeleteRange, KeyRange, Kv, KvError, Outcome, Put, RangeRequest, Refused,
-    Revision,
+    Command, Compact, DeleteRange, KeyRange, Kv, KvError, Outcome, Proposal, Put, RangeRequest,
+    Refused, Revision,
 };
 use support::{Arrived, Subject, config, image_of, tempdir, three_voters};
 
@@ -21,7 +21,7 @@ fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Command {
 }
 
 fn payload(command: &Command) -> Payload {
-    Payload::Command(command.encode())
+    Payload::Command(Proposal::from(command.clone()).encode())
 }
 
 #[test]
@@ -365,22 +365,18 @@ fn a_store_in_use_of_a_newer_format_or_without_its_data_is_not_opened() {
 
     let newer = image_of(subject.path());
     let path = newer.path().join("store-1");
+    let options = rocksdb::Options::default();
     {
-        let families = ["default", "latest", "old", "changes"];
-        let mut db = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, families).unwrap();
+        let mut db = rocksdb::DB::open_cf(&options, &path, FAMILIES).unwrap();
         db.put("format", 2_u32.to_be_bytes()).unwrap();
-        db.create_cf("sessions", &rocksdb::Options::default()).unwrap();
+        db.create_cf("novelties", &options).unwrap();
     }
     let error = Kv::open(newer.path(), config()).unwrap_err();
-    assert!(error.to_string().contains("sessions"), "{error}");
-    rocksdb::DB::open_cf(
-        &rocksdb::Options::default(),
-        &path,
-        ["default", "latest", "old", "changes", "sessions"],
-    )
-    .unwrap()
-    .drop_cf("sessions")
-    .unwrap();
+    assert!(error.to_string().contains("novelties"), "{error}");
+    let all = FAMILIES.into_iter().chain(["novelties"]);
+    rocksdb::DB::open_cf(&options, &path, all).unwrap().drop_cf("novelties").unwrap();
     let error = Kv::open(newer.path(), config()).unwrap_err();
     assert!(matches!(error, KvError::Format { .. }), "{error}");
 }
+
+const FAMILIES: [&str; 6] = ["default", "latest", "old", "changes", "sessions", "leases"];

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use raft_core::{Payload, StateMachine};
 use raft_kv::{
     Command, Compact, Compare, Content, DeleteRange, Field, Filter, KeyRange, Nested, Order,
-    Outcome, Put, RangeRequest, Relation, Revision, Sort, SortBy, Target, Txn, TxnOp,
+    Outcome, Proposal, Put, RangeRequest, Relation, Revision, Sort, SortBy, Target, Txn, TxnOp,
 };
 use support::model::Model;
 use support::{Arrived, Subject};
@@ -154,8 +154,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn payload(command: &Command) -> Payload {
+    Payload::Command(Proposal::from(command.clone()).encode())
+}
+
 fn apply(subject: &mut Subject, model: &mut Model, commands: &[Command]) -> Vec<Outcome> {
-    let payloads = commands.iter().map(|command| Payload::Command(command.encode()));
+    let payloads = commands.iter().map(payload);
     let outcomes = subject.apply(payloads);
     let outcomes: Vec<_> = outcomes.iter().map(|bytes| Outcome::decode(bytes).unwrap()).collect();
     let expected: Vec<_> = commands.iter().map(|command| model.run(command)).collect();
@@ -214,10 +218,10 @@ proptest! {
         let mut two = Subject::new();
         let mut outcomes = (Vec::new(), Vec::new());
         for piece in commands.chunks(a) {
-            outcomes.0.extend(one.apply(piece.iter().map(|c| Payload::Command(c.encode()))));
+            outcomes.0.extend(one.apply(piece.iter().map(payload)));
         }
         for piece in commands.chunks(b) {
-            outcomes.1.extend(two.apply(piece.iter().map(|c| Payload::Command(c.encode()))));
+            outcomes.1.extend(two.apply(piece.iter().map(payload)));
             two.kv().durable().unwrap();
         }
         prop_assert_eq!(outcomes.0, outcomes.1);
@@ -278,7 +282,15 @@ impl Quick {
             Self::Apply(commands) => commands.iter_mut().for_each(|command| match command {
                 Command::Compact(compact) => compact.revision.0 += base.0,
                 Command::Txn(txn) => move_txn(txn, base),
-                Command::Put(_) | Command::DeleteRange(_) => {}
+                Command::Put(_)
+                | Command::DeleteRange(_)
+                | Command::OpenSession { .. }
+                | Command::KeepSession(_)
+                | Command::CloseSession(_)
+                | Command::Tick
+                | Command::GrantLease(_)
+                | Command::KeepLease(_)
+                | Command::RevokeLease(_) => {}
             }),
             Self::Read(request) => move_read(request, base),
         }

@@ -8,14 +8,17 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use raft_core::sessions::{SessionId, SessionTag};
 use raft_core::{
     ClusterId, Config, Handle, Identity, Inbox, Incarnation, Index, Membership, Node, NodeOptions,
     Peers, RoleName, Sent, SnapshotHeader, SnapshotMeta, SnapshotSource, SnapshotTicket, Ticks,
     Transport,
 };
-use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Reply, Request};
+use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Reply, Request, Write};
 use raft_kv::client::{Channel, ChannelError, Client, ClientError};
-use raft_kv::{Command, Compact, KeyRange, Kv, KvConfig, Put, RangeRequest, Revision, Service};
+use raft_kv::{
+    Command, Compact, Field, KeyRange, Kv, KvConfig, LeaseId, Put, RangeRequest, Revision, Service,
+};
 use support::log::MemLog;
 use support::{config, node, tempdir};
 use tempfile::TempDir;
@@ -96,8 +99,21 @@ impl Drop for Running {
     }
 }
 
+fn write(command: Command) -> Request {
+    Request::Write(Write { session: None, command })
+}
+
 fn put(key: &'static [u8], value: impl Into<Bytes>) -> Request {
-    Request::Write(Command::Put(Put::new(key, value)))
+    write(Command::Put(Put::new(key, value)))
+}
+
+fn tagged(session: u64, command: Command) -> Request {
+    let session = SessionTag { session: SessionId(session), sequence: 1, unacknowledged: 1 };
+    Request::Write(Write { session: Some(session), command })
+}
+
+fn lease(id: u64) -> LeaseId {
+    LeaseId(std::num::NonZeroU64::new(id).unwrap())
 }
 
 fn read(request: RangeRequest, level: ReadLevel) -> Request {
@@ -163,9 +179,19 @@ fn senseless_requests_are_rejected_by_name() {
         (between("b", "b"), Rejection::EmptyRange, "\"b\""),
         (read(future, ReadLevel::Linearizable), Rejection::FutureRevision, "99"),
         (
-            Request::Write(Command::Compact(Compact { revision: Revision(99) })),
+            write(Command::Compact(Compact { revision: Revision(99) })),
             Rejection::FutureRevision,
             "99",
+        ),
+        (write(Command::Tick), Rejection::NotInSession, "session"),
+        (tagged(1, Command::OpenSession { ttl_ms: 1 }), Rejection::NotInSession, "session"),
+        (tagged(99, Command::Put(Put::new("k", "v"))), Rejection::SessionEnded, "99"),
+        (write(Command::KeepSession(SessionId(99))), Rejection::SessionEnded, "99"),
+        (write(Command::KeepLease(lease(9))), Rejection::NoSuchLease, "9"),
+        (
+            write(Command::Put(Put { lease: Field::Set(Some(lease(9))), ..Put::new("k", "v") })),
+            Rejection::NoSuchLease,
+            "9",
         ),
     ] {
         let error = running.error(&request);

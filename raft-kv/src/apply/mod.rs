@@ -1,26 +1,32 @@
-//! What each command does to the store: `write` puts and deletes, `txn` does several at once.
+//! What each command does to the store: `write` puts and deletes, `txn` does several at once,
+//! `session` sees to it that a command is run once, `lease` that keys go in time.
 //!
 //! Deterministic (rule C1): it looks at the command and at what is stored, and nothing else. In
 //! particular not at how entries are cut into batches, which differs from node to node, nor at this
 //! node's configuration.
 
+mod lease;
+mod session;
 mod txn;
 mod write;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use raft_core::sessions::SessionId;
 use raft_core::{Entry, LogId, MachineError, Membership, Payload};
 use rocksdb::{ReadOptions, WriteBatch};
 
 use crate::command::{Command, Compact, CompactOutcome, Outcome, Refused};
 use crate::error::KvError;
-use crate::model::Revision;
+use crate::model::{LeaseId, Revision};
+use crate::proposal::Proposal;
 use crate::record::{
     MEMBERSHIP_KEY, STATE_KEY, State, change_key, decode_change, encode_membership, old_key,
     parse_change_key,
 };
 use crate::store::{Families, Store};
+use crate::timed::Timed;
 
 use self::write::Change;
 
@@ -34,6 +40,11 @@ pub(crate) struct Applier<'a> {
     pending: BTreeMap<Bytes, Option<Bytes>>,
     /// What the command at hand has changed so far. Not yet in the batch: it may still be refused.
     staged: Vec<Change>,
+    /// The leases that end with it.
+    ended_leases: Vec<LeaseId>,
+    /// The answers of sessions that the batch writes.
+    answers: BTreeMap<(SessionId, u64), Bytes>,
+    timed: &'a mut Timed,
     state: State,
     membership: Option<(LogId, Membership)>,
 }
@@ -47,14 +58,17 @@ pub(crate) struct Done {
 }
 
 impl<'a> Applier<'a> {
-    /// Goes on from `state`, which is what `store` holds.
-    pub(crate) fn new(store: &'a Store, state: State) -> Self {
+    /// Goes on from `state` and `timed`, which are what `store` holds.
+    pub(crate) fn new(store: &'a Store, state: State, timed: &'a mut Timed) -> Self {
         Self {
             store,
             families: store.families(),
             batch: WriteBatch::new(),
             pending: BTreeMap::new(),
             staged: Vec::new(),
+            ended_leases: Vec::new(),
+            answers: BTreeMap::new(),
+            timed,
             state,
             membership: None,
         }
@@ -70,11 +84,11 @@ impl<'a> Applier<'a> {
         let outcome = match &entry.payload {
             Payload::Empty => Bytes::new(),
             Payload::Command(command) => {
-                let command = Command::decode(command).map_err(|error| MachineError::Unknown {
-                    what: format!("the command at {}: {error}", entry.id),
+                let proposal = Proposal::decode(command).map_err(|error| {
+                    MachineError::Unknown { what: format!("the command at {}: {error}", entry.id) }
                 })?;
                 let failed = KvError::fatal("applying a command");
-                self.command(command).map_err(failed)?.encode()
+                self.proposal(proposal, entry.id).map_err(failed)?
             }
             Payload::Membership(membership) => {
                 let membership = (entry.id, membership.clone());
@@ -102,9 +116,11 @@ impl<'a> Applier<'a> {
 
     /// Writes what has come together, so that the database shows it.
     fn flush(&mut self) -> Result<(), KvError> {
+        self.state.timed = self.timed.len();
         self.batch.put_cf(self.families.meta, STATE_KEY, self.state.encode());
         self.store.write(std::mem::take(&mut self.batch))?;
         self.pending.clear();
+        self.answers.clear();
         Ok(())
     }
 
@@ -144,19 +160,45 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn command(&mut self, command: Command) -> Result<Outcome, KvError> {
-        if Self::reads_past(&command) {
+    /// First time moves on, and ends what it ends; then the command is run.
+    fn proposal(&mut self, proposal: Proposal, id: LogId) -> Result<Bytes, KvError> {
+        let Proposal { stamp, session, command } = proposal;
+        let now = match stamp {
+            // Only the leader of this term can have proposed in it, and only then (rule C5).
+            Some(stamp) if stamp.term == id.term => self.state.clock.max(stamp.time),
+            Some(_) | None => self.state.clock,
+        };
+        // Before anything is changed: what is written has to be the state after some entry.
+        let ends_leases = self.timed.leases.due(now).is_some();
+        if ends_leases || Self::reads_database(&command) {
             self.flush()?;
         }
+        self.state.clock = now;
+        self.expire_sessions();
+        self.expire_leases()?;
+        match session {
+            None => Ok(self.command(command)?.encode()),
+            Some(tag) => self.once(tag, command),
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Result<Outcome, KvError> {
         let outcome = match command {
             Command::Put(put) => self.put(put).map(Outcome::Put),
             Command::DeleteRange(delete) => self.delete_range(&delete).map(Outcome::DeleteRange),
             Command::Compact(compact) => self.compact(compact).map(Outcome::Compact),
             Command::Txn(txn) => self.txn(&txn).map(Outcome::Txn),
+            Command::OpenSession { ttl_ms } => Ok(self.open_session(ttl_ms)),
+            Command::KeepSession(session) => self.keep_session(session),
+            Command::CloseSession(session) => self.close_session(session),
+            Command::Tick => Ok(Outcome::Ticked),
+            Command::GrantLease(grant) => self.grant(grant).map(Outcome::Lease),
+            Command::KeepLease(lease) => self.keep_lease(lease).map(Outcome::Lease),
+            Command::RevokeLease(lease) => self.revoke(lease).map(Outcome::Lease),
         };
         match outcome {
             Ok(outcome) => {
-                self.commit();
+                self.commit()?;
                 Ok(outcome)
             }
             Err(Stop::Refused(refused)) => {

@@ -37,9 +37,9 @@ impl Applier<'_> {
         Ok(outcome)
     }
 
-    /// Whether the database has to show everything before `command` is run: the past is read from
-    /// the database only.
-    pub(super) fn reads_past(command: &Command) -> bool {
+    /// Whether the database has to show everything before `command` is run: the past, and the keys
+    /// of a lease, are read from the database only.
+    pub(super) fn reads_database(command: &Command) -> bool {
         fn any(ops: &[TxnOp]) -> bool {
             ops.iter().any(|op| match op {
                 TxnOp::Put(_) | TxnOp::DeleteRange(_) => false,
@@ -49,7 +49,16 @@ impl Applier<'_> {
         }
         match command {
             Command::Txn(txn) => any(&txn.then) || any(&txn.otherwise),
-            Command::Put(_) | Command::DeleteRange(_) | Command::Compact(_) => false,
+            Command::RevokeLease(_) => true,
+            Command::Put(_)
+            | Command::DeleteRange(_)
+            | Command::Compact(_)
+            | Command::OpenSession { .. }
+            | Command::KeepSession(_)
+            | Command::CloseSession(_)
+            | Command::Tick
+            | Command::GrantLease(_)
+            | Command::KeepLease(_) => false,
         }
     }
 

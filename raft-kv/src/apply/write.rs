@@ -10,18 +10,18 @@ use rocksdb::ReadOptions;
 
 use crate::command::{DeleteOutcome, DeleteRange, Field, Put, PutOutcome, Refused};
 use crate::error::KvError;
-use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
+use crate::model::{KeyRange, KeyValue, Revision};
 use crate::record::{ChangeKind, Head, change_key, encode_change, key_value, old_key};
 
 use super::{Applier, Stop};
 
 /// One key that a command changes. The order of changes is that of the operations.
 pub(super) struct Change {
-    key: Bytes,
+    pub(super) key: Bytes,
     /// Its record before, if it was there.
-    before: Option<Bytes>,
+    pub(super) before: Option<Bytes>,
     /// Its record after, unless it was deleted.
-    after: Option<Bytes>,
+    pub(super) after: Option<Bytes>,
 }
 
 /// What one command may still change and return.
@@ -84,10 +84,6 @@ impl Applier<'_> {
             return Err(Refused::NoSuchKey(put.key.clone()).into());
         }
         Ok(())
-    }
-
-    fn check_lease(&self, lease: LeaseId) -> Result<(), Refused> {
-        Err(Refused::NoSuchLease(lease))
     }
 
     /// Stages a put that was checked.
@@ -155,7 +151,7 @@ impl Applier<'_> {
         if self.staged.is_empty() { self.state.revision } else { self.state.revision.next() }
     }
 
-    fn stage(&mut self, key: Bytes, before: Option<Bytes>, after: Option<Bytes>) {
+    pub(super) fn stage(&mut self, key: Bytes, before: Option<Bytes>, after: Option<Bytes>) {
         self.pending.insert(key.clone(), after.clone());
         self.staged.push(Change { key, before, after });
     }
@@ -166,15 +162,14 @@ impl Applier<'_> {
         for change in self.staged.drain(..).rev() {
             self.pending.insert(change.key, change.before);
         }
+        self.ended_leases.clear();
     }
 
     /// Makes what was staged one revision. None, if that is nothing.
-    pub(super) fn commit(&mut self) {
-        if self.staged.is_empty() {
-            return;
-        }
-        let revision = self.state.revision.next();
-        for (number, change) in (0..).zip(self.staged.drain(..)) {
+    pub(super) fn commit(&mut self) -> Result<(), KvError> {
+        let revision = self.revision_so_far();
+        for (number, change) in (0..).zip(std::mem::take(&mut self.staged)) {
+            self.move_lease(&change)?;
             let Change { key, before, after } = change;
             let kind = match (&before, &after) {
                 (None, _) => ChangeKind::Created,
@@ -192,6 +187,8 @@ impl Applier<'_> {
             self.batch.put_cf(self.families.changes, change_key(revision, number), noted);
         }
         self.state.revision = revision;
+        self.drop_ended_leases();
+        Ok(())
     }
 
     /// The record of `key` as of now, with what is staged.
@@ -259,8 +256,8 @@ impl Applier<'_> {
 // they are not configuration; changing them takes a new version of the state machine (rule C7).
 
 /// The most keys one command deletes.
-const DELETE_KEYS: u64 = 100_000;
+pub(super) const DELETE_KEYS: u64 = 100_000;
 /// The most bytes of keys and records one command deletes.
-const DELETE_BYTES: u64 = 64 << 20;
+pub(super) const DELETE_BYTES: u64 = 64 << 20;
 /// The most bytes one command returns, unless it is one key: its outcome has to fit into an answer.
 const RETURN_BYTES: u64 = 4 << 20;

@@ -19,7 +19,9 @@ use super::error::ClientError;
 pub(super) enum Kind {
     /// It changes something. Only the leader can.
     Write,
-    /// It changes nothing. Only the leader can answer.
+    /// The same, but of a session: it is not run twice.
+    Session,
+    /// It changes nothing that matters. Only the leader can answer.
     Read,
     /// It changes nothing, and anybody can answer.
     Anyone,
@@ -52,6 +54,8 @@ struct Journey {
     any_answer: bool,
     /// Whether anything stood in the way that may pass by itself.
     may_pass: bool,
+    /// Whether an attempt may have changed something, of which there was no answer.
+    may_be_done: bool,
 }
 
 /// What stood in the way.
@@ -72,22 +76,38 @@ impl<C: Channel> Client<C> {
         kind: Kind,
         expect: impl Fn(Answer) -> Option<T>,
     ) -> Result<T, ClientError> {
-        let (header, answer) = self.carry(&request.encode(), kind).await?;
+        self.run_until(Instant::now() + self.timeout, request, kind, expect).await
+    }
+
+    /// The same, until a deadline.
+    pub(super) async fn run_until<T>(
+        &self,
+        deadline: Instant,
+        request: &Request,
+        kind: Kind,
+        expect: impl Fn(Answer) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let (header, answer) = self.carry(&request.encode(), kind, deadline).await?;
         if let Some(answer) = expect(answer) {
             self.directory().on_seen(header.applied);
             return Ok(answer);
         }
         let message = format!("node {} gave an answer of another kind", header.node);
         match kind {
-            Kind::Write => Err(ClientError::Unknown { message }),
+            Kind::Write | Kind::Session => Err(ClientError::Unknown { message }),
             Kind::Read | Kind::Anyone => {
                 Err(ClientError::NotUnderstood { endpoint: "a node".to_owned(), message })
             }
         }
     }
 
-    async fn carry(&self, request: &Bytes, kind: Kind) -> Result<(Header, Answer), ClientError> {
-        let mut journey = Journey::new(kind, self.timeout);
+    async fn carry(
+        &self,
+        request: &Bytes,
+        kind: Kind,
+        deadline: Instant,
+    ) -> Result<(Header, Answer), ClientError> {
+        let mut journey = Journey::new(kind, self.timeout, deadline);
         loop {
             let next = self.directory().next(&journey.tried, journey.preference());
             let next = match next {
@@ -184,7 +204,15 @@ impl<C: Channel> Client<C> {
                 journey.note(Obstacle::NotLeading(format!("{endpoint}: {message}")));
                 Next::Elsewhere
             }
-            ErrorReply::Unknown { message } => Next::failed(ClientError::Unknown { message }),
+            ErrorReply::Unknown { message } => {
+                let message = format!("{endpoint}: {message}");
+                journey.on_obstacle(Obstacle::Lost(message))
+            }
+            // Whether an earlier attempt was run in the session nobody knows any more.
+            ErrorReply::Rejected {
+                kind: Rejection::SessionEnded | Rejection::Sequence,
+                message,
+            } if journey.may_be_done => Next::failed(ClientError::Unknown { message }),
             ErrorReply::Rejected { kind, message } => {
                 Next::failed(ClientError::Rejected { kind, message })
             }
@@ -280,6 +308,11 @@ impl<C: Channel> Client<C> {
             return error;
         }
         let last = journey.last.as_ref().map(Obstacle::to_message).unwrap_or_default();
+        if journey.may_be_done {
+            let waited = self.timeout;
+            let message = format!("no node has answered for it within {waited:?} ({last})");
+            return ClientError::Unknown { message };
+        }
         match &journey.last {
             Some(Obstacle::Behind(applied)) => {
                 ClientError::Behind { wanted: self.directory().applied(), applied: *applied }
@@ -300,10 +333,10 @@ impl Next {
 }
 
 impl Journey {
-    fn new(kind: Kind, timeout: Duration) -> Self {
+    fn new(kind: Kind, timeout: Duration, deadline: Instant) -> Self {
         Self {
             kind,
-            deadline: Instant::now() + timeout,
+            deadline,
             tried: BTreeSet::new(),
             hops: 0,
             attempt: (timeout / 4).clamp(ATTEMPT_LEAST, ATTEMPT_MOST),
@@ -311,12 +344,13 @@ impl Journey {
             last: None,
             any_answer: false,
             may_pass: false,
+            may_be_done: false,
         }
     }
 
     fn preference(&self) -> Preference {
         match self.kind {
-            Kind::Write | Kind::Read => Preference::Leader,
+            Kind::Write | Kind::Session | Kind::Read => Preference::Leader,
             Kind::Anyone => Preference::Given,
         }
     }
@@ -326,7 +360,9 @@ impl Journey {
     fn attempt_deadline(&self) -> Instant {
         match self.kind {
             Kind::Write => self.deadline,
-            Kind::Read | Kind::Anyone => self.deadline.min(Instant::now() + self.attempt),
+            Kind::Session | Kind::Read | Kind::Anyone => {
+                self.deadline.min(Instant::now() + self.attempt)
+            }
         }
     }
 
@@ -338,6 +374,10 @@ impl Journey {
                 Next::failed(ClientError::Rejected { kind, message })
             }
             (Obstacle::NotSent { .. }, _) | (_, Kind::Read | Kind::Anyone) => Next::Elsewhere,
+            (_, Kind::Session) => {
+                self.may_be_done = true;
+                Next::Elsewhere
+            }
             (_, Kind::Write) => {
                 let message = obstacle.to_message();
                 Next::failed(ClientError::Unknown { message })

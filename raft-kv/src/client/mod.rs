@@ -2,13 +2,15 @@
 //!
 //! It may know one node only, and that node may be any: it follows hints to the leader, learns the
 //! other members, and goes on with them when the one it was given dies. It repeats a request on its
-//! own only if that cannot do it twice: reads always; writes only if the last attempt surely had no
-//! effect. Otherwise the outcome of a write is reported as unknown, which is the truth (rule C4).
+//! own only if that cannot do it twice: reads always; writes because they belong to a session, in
+//! which nothing is run twice (rule C2). What became of a write is unknown only if no answer was to
+//! be had in time, or if its session has ended meanwhile; then that is reported (rule C4).
 
 mod attempt;
 mod channel;
 mod directory;
 mod error;
+mod session;
 mod status;
 
 use std::fmt;
@@ -17,7 +19,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::api::{Answer, Members, Read, ReadLevel, Request};
+use tokio::time::Instant;
+
+use crate::api::{Answer, Members, Read, ReadLevel, Rejection, Request, Write};
 use crate::command::{
     Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Outcome, Put, PutOutcome,
 };
@@ -28,6 +32,7 @@ use crate::txn::{Txn, TxnOutcome};
 
 use self::attempt::Kind;
 use self::directory::Directory;
+use self::session::{Desk, Slip};
 
 pub use channel::{Channel, ChannelError, NotSentKind};
 pub use error::ClientError;
@@ -46,6 +51,8 @@ macro_rules! take {
 pub struct Client<C> {
     channel: Arc<C>,
     directory: Arc<Mutex<Directory>>,
+    /// `None` if writes are not to belong to a session.
+    desk: Option<Arc<Desk>>,
     timeout: Duration,
 }
 
@@ -63,13 +70,21 @@ impl<C: Channel> Client<C> {
     /// is given up after `timeout`.
     pub fn new(channel: C, endpoints: Vec<String>, timeout: Duration) -> Self {
         let directory = Arc::new(Mutex::new(Directory::new(endpoints)));
-        Self { channel: Arc::new(channel), directory, timeout }
+        let desk = Some(Arc::new(Desk::default()));
+        Self { channel: Arc::new(channel), directory, desk, timeout }
     }
 
     /// The same client with another timeout.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self { timeout, ..self.clone() }
+    }
+
+    /// The same client without a session: what it writes is not sent again if it may have arrived,
+    /// and its outcome is then unknown. Saves opening a session, which is a write of its own.
+    #[must_use]
+    pub fn without_session(&self) -> Self {
+        Self { desk: None, ..self.clone() }
     }
 
     /// Writes a key.
@@ -175,9 +190,54 @@ impl<C: Channel> Client<C> {
         command: Command,
         expect: impl Fn(Outcome) -> Option<T>,
     ) -> Result<T, ClientError> {
-        let request = Request::Write(command);
-        self.run(&request, Kind::Write, |answer| take!(Answer::Written, answer).and_then(&expect))
-            .await
+        let deadline = Instant::now() + self.timeout;
+        let expect = |answer| take!(Answer::Written, answer).and_then(&expect);
+        let Some(desk) = &self.desk else {
+            let request = Request::Write(Write { session: None, command });
+            return self.run_until(deadline, &request, Kind::Write, expect).await;
+        };
+        let mut is_second = false;
+        loop {
+            let slip = self.slip(desk, deadline).await?;
+            let tag = slip.tag();
+            let request = Request::Write(Write { session: Some(tag), command: command.clone() });
+            let result = self.run_until(deadline, &request, Kind::Session, expect).await;
+            match result {
+                // It was surely not run: the session had ended before, for want of a sign of life.
+                Err(ClientError::Rejected { kind: Rejection::SessionEnded, .. }) if !is_second => {
+                    desk.end(tag.session);
+                    is_second = true;
+                }
+                Err(ClientError::Rejected { kind: Rejection::SessionEnded, .. }) => {
+                    desk.end(tag.session);
+                    return result;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// A number for a command. Opens a session first, if there is none.
+    async fn slip<'d>(&self, desk: &'d Desk, deadline: Instant) -> Result<Slip<'d>, ClientError> {
+        loop {
+            if let Some(slip) = desk.take().await {
+                return Ok(slip);
+            }
+            let _turn = desk.opening.lock().await;
+            if desk.has_session() {
+                continue; // Somebody else has opened it.
+            }
+            // Should the answer be lost, the session ends by itself. So this can be asked again.
+            let ttl = SESSION_TTL.max(2 * self.timeout);
+            let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+            let command = Command::OpenSession { ttl_ms };
+            let request = Request::Write(Write { session: None, command });
+            let expect = |answer| {
+                let outcome = take!(Answer::Written, answer)?;
+                if let Outcome::Session { session, .. } = outcome { Some(session) } else { None }
+            };
+            desk.begin(self.run_until(deadline, &request, Kind::Read, expect).await?);
+        }
     }
 
     fn directory(&self) -> MutexGuard<'_, Directory> {
@@ -185,11 +245,15 @@ impl<C: Channel> Client<C> {
     }
 }
 
+/// A session ends when nothing was written for so long. The next write opens another.
+const SESSION_TTL: Duration = Duration::from_secs(60);
+
 impl<C> Clone for Client<C> {
     fn clone(&self) -> Self {
         Self {
             channel: self.channel.clone(),
             directory: self.directory.clone(),
+            desk: self.desk.clone(),
             timeout: self.timeout,
         }
     }

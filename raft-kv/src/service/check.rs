@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 
-use crate::api::{ErrorReply, Rejection, Request};
+use raft_core::sessions::SessionError;
+
+use crate::api::{ErrorReply, Rejection, Request, Write};
 use crate::command::{Command, Field, Put, Refused};
 use crate::config::KvConfig;
 use crate::error::KvError;
@@ -14,10 +16,19 @@ use crate::txn::{Target, Txn, TxnOp};
 /// alike.
 pub(super) fn check(request: &Request, config: &KvConfig) -> Result<(), ErrorReply> {
     match request {
-        Request::Write(command) => check_command(command, config),
+        Request::Write(write) => check_write(write, config),
         Request::Range(read) => check_range(&read.request.range, config),
         Request::Status | Request::Members => Ok(()),
     }
+}
+
+fn check_write(write: &Write, config: &KvConfig) -> Result<(), ErrorReply> {
+    let Write { session, command } = write;
+    let is_tick = matches!(command, Command::Tick);
+    if is_tick || (session.is_some() && command.concerns_sessions()) {
+        return Err(senseless(&Refused::NotInSession));
+    }
+    check_command(command, config)
 }
 
 fn check_command(command: &Command, config: &KvConfig) -> Result<(), ErrorReply> {
@@ -29,7 +40,14 @@ fn check_command(command: &Command, config: &KvConfig) -> Result<(), ErrorReply>
             txn.check().map_err(|refused| senseless(&refused))?;
             check_txn(txn, config)
         }
-        Command::Compact(_) => Ok(()),
+        Command::Compact(_)
+        | Command::OpenSession { .. }
+        | Command::KeepSession(_)
+        | Command::CloseSession(_)
+        | Command::Tick
+        | Command::GrantLease(_)
+        | Command::KeepLease(_)
+        | Command::RevokeLease(_) => Ok(()),
     }
 }
 
@@ -108,7 +126,19 @@ pub(super) fn senseless(refused: &Refused) -> ErrorReply {
         Refused::EmptyKey => Rejection::EmptyKey,
         Refused::NoSuchLease(_) => Rejection::NoSuchLease,
         Refused::FutureRevision { .. } => Rejection::FutureRevision,
-        Refused::TooMuch { .. } | Refused::TooManyParts { .. } => Rejection::TooMuch,
+        Refused::TooMuch { .. }
+        | Refused::TooManyParts { .. }
+        | Refused::TooManyLeases { .. }
+        | Refused::LeaseFull { .. } => Rejection::TooMuch,
+        Refused::LeaseExists(_) => Rejection::LeaseExists,
+        Refused::NotInSession => Rejection::NotInSession,
+        Refused::Session(error) => match error {
+            SessionError::Ended { .. } => Rejection::SessionEnded,
+            SessionError::TooMuchHeld { .. } => Rejection::TooMuch,
+            SessionError::Acknowledged { .. } | SessionError::Jump { .. } | _ => {
+                Rejection::Sequence
+            }
+        },
         Refused::NoSuchKey(_) => Rejection::NoSuchKey,
         Refused::DuplicateKey(_) => Rejection::DuplicateKey,
         Refused::Compacted { revision, compacted } => {

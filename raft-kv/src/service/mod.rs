@@ -6,20 +6,25 @@
 mod check;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::{
-    Committed, Handle, Identity, Index, NodeId, ReadLevel as Barrier, Refusal, RequestError, Status,
+    Committed, Handle, Identity, Index, NodeId, ReadLevel as Barrier, Refusal, RequestError,
+    RoleName, Status,
 };
 
 use crate::api::{
     Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, Read, ReadLevel, Rejection, Reply,
-    Request,
+    Request, Write,
 };
+use crate::clock::{Sight, Timekeeper};
 use crate::command::{Command, Outcome};
 use crate::error::KvError;
 use crate::pool::Pool;
+use crate::proposal::{Proposal, Stamp};
 use crate::range::RangeRequest;
 use crate::reader::{KvReader, RangeReply};
 
@@ -37,6 +42,9 @@ struct Inner {
     identity: Identity,
     address: String,
     pool: Pool,
+    /// What time it is, and since when that is counted on this machine.
+    timekeeper: Mutex<Timekeeper>,
+    started: Instant,
 }
 
 /// Where an answer goes.
@@ -57,7 +65,17 @@ impl Service {
     ) -> Result<Self, KvError> {
         let pool = Pool::start(READ_THREADS, READS_WAITING)?;
         let address = address.into();
-        Ok(Self { inner: Arc::new(Inner { handle, reader, identity, address, pool }) })
+        let sight = sight(&handle, &reader);
+        let timekeeper = Mutex::new(Timekeeper::new(Duration::ZERO, sight));
+        let started = Instant::now();
+        let inner =
+            Arc::new(Inner { handle, reader, identity, address, pool, timekeeper, started });
+        let weak = Arc::downgrade(&inner);
+        let clock = thread::Builder::new().name("kv-clock".to_owned());
+        clock
+            .spawn(move || keep_time(&weak))
+            .map_err(KvError::io("starting a thread for the clock of", "the store"))?;
+        Ok(Self { inner })
     }
 
     /// Takes one request, of any bytes. `reply` is called once, now or later, on some other thread;
@@ -76,16 +94,18 @@ impl Service {
             return reply(inner.reply(Err(error)).encode());
         }
         match request {
-            Request::Write(command) => self.write(&command, Box::new(reply)),
+            Request::Write(write) => self.write(write, Box::new(reply)),
             Request::Range(read) => self.read(read, Box::new(reply)),
             Request::Status => reply(inner.reply(Ok(Answer::Status(inner.status()))).encode()),
             Request::Members => reply(inner.reply(Ok(Answer::Members(inner.members()))).encode()),
         }
     }
 
-    fn write(&self, command: &Command, reply: Answerer) {
+    fn write(&self, write: Write, reply: Answerer) {
         let inner = self.inner.clone();
-        self.inner.handle.propose(command.encode(), move |result| {
+        let Write { session, command } = write;
+        let proposal = Proposal { stamp: inner.stamp(), session, command };
+        self.inner.handle.propose(proposal.encode(), move |result| {
             let body = match result {
                 Ok(committed) => inner.written(&committed),
                 Err(error) => Err(inner.refused(error, Effect::Possible)),
@@ -130,7 +150,47 @@ enum Effect {
     Impossible,
 }
 
+/// Lets time move on while there is anything that it can end. Ends with the service or the node.
+fn keep_time(service: &Weak<Inner>) {
+    loop {
+        thread::sleep(LOOK_EVERY);
+        let Some(inner) = service.upgrade() else { return };
+        if inner.handle.stopped().is_some() {
+            return;
+        }
+        if let Some(stamp) = inner.tick() {
+            let tick = Proposal { stamp: Some(stamp), session: None, command: Command::Tick };
+            // Whether it gets through is seen in the log; if not, the next one will.
+            inner.handle.propose(tick.encode(), |_| {});
+        }
+    }
+}
+
+fn sight(handle: &Handle, reader: &KvReader) -> Sight {
+    let status = handle.status();
+    let leading = (status.role == RoleName::Leader).then_some(status.term);
+    let (clock, is_idle) = reader.clock();
+    Sight { clock, is_idle, leading }
+}
+
 impl Inner {
+    /// What time it is, if this node leads.
+    fn stamp(&self) -> Option<Stamp> {
+        self.with_time(|keeper, now| keeper.stamp(now))
+    }
+
+    /// The same, if that should go into an entry of its own.
+    fn tick(&self) -> Option<Stamp> {
+        self.with_time(|keeper, now| if keeper.is_tick_due(now) { keeper.stamp(now) } else { None })
+    }
+
+    fn with_time<T>(&self, with: impl FnOnce(&mut Timekeeper, Duration) -> T) -> T {
+        let mut keeper = self.timekeeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.started.elapsed();
+        keeper.observe(now, sight(&self.handle, &self.reader));
+        with(&mut keeper, now)
+    }
+
     /// Reads the store, which has to have applied `least`, and answers. At once if what is asked
     /// for is in memory; elsewhere if it might have to wait for the disk or take long.
     fn find(self: Arc<Self>, request: RangeRequest, least: Index, reply: Answerer) {
@@ -253,6 +313,8 @@ fn fresh(found: RangeReply, least: Index) -> Result<Answer, ErrorReply> {
     Ok(Answer::Range(found))
 }
 
+/// How often it is looked whether time has to move on.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Threads for reads that may take long.
 const READ_THREADS: usize = 2;
 /// The most such reads that wait.

@@ -17,7 +17,7 @@ use raft_core::{
     Entry, Index, LogId, Membership, NodeId, Payload, SnapshotFile, SnapshotMeta, SnapshotReader,
     SnapshotSource, StateMachine, Term,
 };
-use raft_kv::{Command, Kv, KvConfig, KvReader, Outcome};
+use raft_kv::{Command, Kv, KvConfig, KvReader, Outcome, Proposal};
 use tempfile::TempDir;
 
 /// A store, and the log that was applied to it.
@@ -62,7 +62,7 @@ impl Subject {
 
     /// Appends and applies one command.
     pub(crate) fn run(&mut self, command: Command) -> Outcome {
-        let outcomes = self.apply([Payload::Command(command.encode())]);
+        let outcomes = self.apply([Payload::Command(Proposal::from(command).encode())]);
         Outcome::decode(&outcomes[0]).unwrap()
     }
 

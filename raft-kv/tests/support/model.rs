@@ -54,6 +54,13 @@ impl Model {
                     }
                 };
             }
+            Command::OpenSession { .. }
+            | Command::KeepSession(_)
+            | Command::CloseSession(_)
+            | Command::Tick
+            | Command::GrantLease(_)
+            | Command::KeepLease(_)
+            | Command::RevokeLease(_) => panic!("tests/timed.rs has a model of {command:?}"),
             Command::Txn(txn) => txn.check().and_then(|()| {
                 self.check_txn(txn)?;
                 let mut outcome = self.txn(&mut next, txn);
