@@ -8,7 +8,7 @@
 //!
 //! Names are etcd's; those of its own JSON (`success`, `request_put`, a comparison with a field for
 //! its target) are taken too. An operation or comparison may also be a string, as
-//! [`txn_text`](crate::txn_text) reads it. Bytes that are no text stand under a name that ends in
+//! [`txn_text`] reads it. Bytes that are no text stand under a name that ends in
 //! `_base64`.
 
 use base64::Engine as _;
