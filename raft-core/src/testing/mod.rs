@@ -3,6 +3,7 @@
 //! - [`MemDisk`] and [`MemLog`]: a log in memory on a model of a disk that fails when told to;
 //! - [`MemStore`] and [`MemMachine`]: a small replicated map, with a hash of its state;
 //! - [`MemNet`]: a network inside one process, which can be cut;
+//! - [`suites`]: what a log store must do, as tests for whoever writes one;
 //! - [`SteppedNode`]: a whole node without threads or a clock, run one step at a time.
 //!
 //! With the first three, [`crate::Node::start`] gives a cluster inside one test; see
@@ -13,6 +14,7 @@ mod mem_log;
 mod mem_machine;
 mod mem_net;
 mod stepped;
+pub mod suites;
 
 pub use self::mem_log::{DiskFault, MemDisk, MemLog};
 pub use self::mem_machine::{MemMachine, MemSnapshot, MemStore};

@@ -1,0 +1,3 @@
+//! Conformance suites: what a part must do to be used under this core, as tests that its author runs.
+
+pub mod log_store;
