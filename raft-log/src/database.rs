@@ -5,18 +5,22 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use raft_core::{SnapshotMeta, StoreError};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRecoveryMode, ErrorKind, InfoLogger, LogLevel, Options, ReadOptions, SnapshotWithThreadMode,
+    WriteBatch, WriteOptions, properties,
 };
 use serde::de::DeserializeOwned;
 
 use crate::config::RocksLogConfig;
 use crate::physical;
 use crate::record::{self, Defect, State};
+use crate::reserve;
 
 /// The repair for a node that has forgotten what it had promised.
 pub(crate) const REJOIN: &str = "do not start this node on it again: it may have forgotten votes \
@@ -35,7 +39,11 @@ pub(crate) struct Database {
     db: DB,
     path: PathBuf,
     failed: OnceLock<Failure>,
+    complaint: Complaint,
 }
+
+/// The first error that RocksDB has told of, in its own words.
+type Complaint = Arc<OnceLock<String>>;
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -55,10 +63,11 @@ pub(crate) enum Recovery {
 impl Database {
     /// Creates the database at `path`, or finishes creating it.
     pub(crate) fn create(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
-        let mut options = options(config, Recovery::Strict);
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        Self::opened(path, || DB::open_cf_descriptors(&options, path, families(config)))
+        Self::opened(path, config, Recovery::Strict, |mut options, families| {
+            options.create_if_missing(true);
+            options.create_missing_column_families(true);
+            DB::open_cf_descriptors(&options, path, families)
+        })
     }
 
     /// Opens the database at `path`, which must exist.
@@ -70,20 +79,23 @@ impl Database {
         config: &RocksLogConfig,
         recovery: Recovery,
     ) -> Result<Self, StoreError> {
-        let options = options(config, recovery);
-        Self::opened(path, || DB::open_cf_descriptors(&options, path, families(config)))
+        Self::opened(path, config, recovery, |options, families| {
+            DB::open_cf_descriptors(&options, path, families)
+        })
     }
 
     /// Opens the database at `path` to look at it, without changing a byte.
     pub(crate) fn inspect(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
-        let options = options(config, Recovery::Prefix);
-        let families = families(config);
-        Self::opened(path, || DB::open_cf_descriptors_read_only(&options, path, families, false))
+        Self::opened(path, config, Recovery::Prefix, |options, families| {
+            DB::open_cf_descriptors_read_only(&options, path, families, false)
+        })
     }
 
     fn opened(
         path: &Path,
-        open: impl FnOnce() -> Result<DB, rocksdb::Error>,
+        config: &RocksLogConfig,
+        recovery: Recovery,
+        open: impl FnOnce(Options, Vec<ColumnFamilyDescriptor>) -> Result<DB, rocksdb::Error>,
     ) -> Result<Self, StoreError> {
         const DOING: &str = "opening the log";
         let damage = physical::first_damage(path)
@@ -91,8 +103,13 @@ impl Database {
         if let Some(damage) = damage.as_ref().filter(|damage| damage.is_endless) {
             return Err(corrupt(path, damage.to_string()));
         }
-        let error = match open() {
-            Ok(db) => return Ok(Self { db, path: path.to_owned(), failed: OnceLock::new() }),
+        let complaint = Complaint::default();
+        let options = options(config, recovery, Arc::clone(&complaint));
+        let error = match open(options, families(config)) {
+            Ok(db) => {
+                let failed = OnceLock::new();
+                return Ok(Self { db, path: path.to_owned(), failed, complaint });
+            }
             Err(error) => error,
         };
         // The options are right, so what RocksDB calls an invalid argument is a database that does
@@ -108,6 +125,51 @@ impl Database {
     /// RocksDB itself.
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// Makes `make()` durable as a whole.
+    ///
+    /// While RocksDB's background work is behind, this waits. Never for longer than that: RocksDB
+    /// itself would let a writer wait for a full disk to have room again, for hours if need be.
+    pub(crate) fn write(&self, make: impl Fn() -> WriteBatch) -> Result<(), StoreError> {
+        const DOING: &str = "writing to the log";
+        let mut sync = WriteOptions::default();
+        sync.set_sync(true);
+        sync.set_no_slowdown(true);
+        loop {
+            self.check_background()?;
+            match self.db.write_opt(make(), &sync) {
+                Ok(()) => return Ok(()),
+                // Nothing was written.
+                Err(error) if error.kind() == ErrorKind::Incomplete => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(self.error(DOING, error)),
+            }
+        }
+    }
+
+    /// What failed in RocksDB's background work, which has no caller to be told (rule L14).
+    fn check_background(&self) -> Result<(), StoreError> {
+        const DOING: &str = "tidying up the log";
+        let count = self.db.property_int_value(properties::BACKGROUND_ERRORS);
+        if count.map_err(|error| self.error(DOING, error))?.is_none_or(|count| count == 0) {
+            return Ok(());
+        }
+        // It counts an error a moment before it says what it was.
+        let mut waits = 0..200;
+        let said = loop {
+            match (self.complaint.get(), waits.next()) {
+                (Some(said), _) => break said.clone(),
+                (None, Some(_)) => thread::sleep(Duration::from_millis(1)),
+                (None, None) => break "RocksDB did not say why".to_owned(),
+            }
+        };
+        Err(match () {
+            () if is_full(&said) => StoreError::Full { doing: DOING, path: self.path.clone() },
+            () if said.contains("Corruption: ") => self.corrupt(said),
+            () => StoreError::Io { doing: DOING, source: io::Error::other(said) },
+        })
     }
 
     /// The directory it is in.
@@ -173,10 +235,22 @@ impl Database {
         self.failed.get().map_or(Ok(()), |failure| Err(failure.to_error()))
     }
 
+    /// Where the reserve for a full disk is: beside the database.
+    pub(crate) fn reserve_path(log: &Path) -> PathBuf {
+        log.with_file_name("reserve")
+    }
+
+    fn release_reserve(&self, error: &StoreError) {
+        if matches!(error, StoreError::Full { .. }) {
+            reserve::release(&Self::reserve_path(&self.path));
+        }
+    }
+
     /// Remembers `error` as the reason why this store is of no use any more (rule L14).
     pub(crate) fn latch(&self, error: StoreError) -> StoreError {
         if let Some(failure) = Failure::of(&error) {
             tracing::error!(%error, "the log has failed");
+            self.release_reserve(&error);
             // The first failure is the one to report.
             self.failed.get_or_init(|| failure);
         }
@@ -231,16 +305,18 @@ impl Failure {
 }
 
 /// RocksDB tells errors apart by kind; the cause of an I/O error is only in its text.
+fn is_full(said: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded", "Space limit reached"]
+        .iter()
+        .any(|text| said.contains(text))
+}
+
 fn store_error(path: &Path, doing: &'static str, error: rocksdb::Error) -> StoreError {
-    const FULL: [&str; 3] =
-        ["No space left on device", "Disk quota exceeded", "Space limit reached"];
     let kind = error.kind();
     let said = error.into_string();
     match kind {
         ErrorKind::Corruption => corrupt(path, said),
-        ErrorKind::IOError if FULL.iter().any(|text| said.contains(text)) => {
-            StoreError::Full { doing, path: path.to_owned() }
-        }
+        ErrorKind::IOError if is_full(&said) => StoreError::Full { doing, path: path.to_owned() },
         // Every file it opens is one that it wrote.
         ErrorKind::IOError if said.contains("No such file or directory") => corrupt(path, said),
         ErrorKind::NotFound
@@ -261,7 +337,7 @@ fn store_error(path: &Path, doing: &'static str, error: rocksdb::Error) -> Store
     }
 }
 
-fn options(config: &RocksLogConfig, recovery: Recovery) -> Options {
+fn options(config: &RocksLogConfig, recovery: Recovery, complaint: Complaint) -> Options {
     let mut options = Options::default();
     options.set_wal_recovery_mode(match recovery {
         Recovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
@@ -282,17 +358,18 @@ fn options(config: &RocksLogConfig, recovery: Recovery) -> Options {
     options.set_max_file_opening_threads(1);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
-    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, tell));
+    // What RocksDB has to say goes where everything else goes, not to a file of its own.
+    options.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, move |level, said| {
+        match level {
+            LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
+            LogLevel::Warn => tracing::warn!("RocksDB: {said}"),
+            LogLevel::Error | LogLevel::Fatal => {
+                complaint.get_or_init(|| said.to_owned());
+                tracing::error!("RocksDB: {said}");
+            }
+        }
+    }));
     options
-}
-
-/// What RocksDB has to say goes where everything else goes, not to a file of its own.
-fn tell(level: LogLevel, said: &str) {
-    match level {
-        LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
-        LogLevel::Warn => tracing::warn!("RocksDB: {said}"),
-        LogLevel::Error | LogLevel::Fatal => tracing::error!("RocksDB: {said}"),
-    }
 }
 
 fn families(config: &RocksLogConfig) -> Vec<ColumnFamilyDescriptor> {

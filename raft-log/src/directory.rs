@@ -18,7 +18,7 @@ use crate::log;
 use crate::watermark::Watermark;
 
 const LOCK: &str = "LOCK";
-const IDENTITY: &str = "identity";
+pub(crate) const IDENTITY: &str = "identity";
 const IDENTITY_TEMPORARY: &str = "identity.tmp";
 const WATERMARK: &str = "watermark";
 const LOG: &str = "log";

@@ -3,6 +3,7 @@
 //! - [`DataDir`] is a node's data directory: locked, and marked with who the node is.
 //! - [`RocksLog`] is the [`LogStore`](raft_core::LogStore) in it: entries, term, vote and base, one
 //!   atomic and fsynced write for each batch.
+//! - [`verify`], [`dump`] and [`stat`] look at a log while no node runs on it.
 //!
 //! What is on disk under a data directory `DIR`:
 //!
@@ -11,6 +12,7 @@
 //! | `DIR/LOCK` | held with `flock` while a process uses the directory; names that process | at each start |
 //! | `DIR/identity` | cluster, node, incarnation; its existence says "initialised" | once, last |
 //! | `DIR/watermark` | what the last acknowledged write was | after each write |
+//! | `DIR/reserve` | blocks that nobody uses, released when the disk is full | at starts that miss it |
 //! | `DIR/log/` | a RocksDB database with the column families `entries` and `meta` | always |
 //!
 //! Other crates keep their own files beside these.
@@ -45,15 +47,18 @@ mod database;
 mod directory;
 mod error;
 mod identity;
+mod inspect;
 mod log;
 mod physical;
 mod reader;
 mod record;
 mod recover;
+mod reserve;
 mod shape;
 mod watermark;
 
 pub use config::RocksLogConfig;
 pub use directory::DataDir;
 pub use error::OpenError;
+pub use inspect::{LogStat, dump, stat, verify};
 pub use log::RocksLog;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use raft_core::{
     Batch, HardState, Index, LogReader, LogStore, Recovered, SnapshotMeta, StoreError, Term,
 };
-use rocksdb::{IteratorMode, WriteBatch, WriteOptions};
+use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::config::RocksLogConfig;
 use crate::database::{self, BASE_KEY, Database, Recovery, STATE_KEY};
@@ -19,6 +19,7 @@ use crate::error::OpenError;
 use crate::reader::Reader;
 use crate::record::{self, State};
 use crate::recover::{self, Found};
+use crate::reserve;
 use crate::shape::{Shape, Void};
 use crate::watermark::Watermark;
 
@@ -32,7 +33,6 @@ use crate::watermark::Watermark;
 pub struct RocksLog {
     database: Arc<Database>,
     watermark: Watermark,
-    sync: WriteOptions,
     /// What the last write left behind.
     state: State,
     shape: Shape,
@@ -40,8 +40,6 @@ pub struct RocksLog {
     cleared: Index,
     /// What was found at opening, until somebody asks or it is out of date.
     recovered: Option<Recovered>,
-    /// Where records are put together; kept to save the allocation.
-    record: Vec<u8>,
 }
 
 impl std::fmt::Debug for RocksLog {
@@ -67,9 +65,18 @@ impl RocksLog {
         }
         let (mut watermark, mark) =
             Watermark::open(&dir.watermark_path(), config.watermark_sync_every)?;
-        let database = open_no_shorter(&dir.log_path(), &config, &mark)?;
-        let found = recover::scan(&database)?;
-        watermark.renew(&found.state)?;
+        let reserve = Database::reserve_path(&dir.log_path());
+        let opened = open_no_shorter(&dir.log_path(), &config, &mark).and_then(|database| {
+            let found = recover::scan(&database)?;
+            watermark.renew(&found.state)?;
+            Ok((database, found))
+        });
+        if matches!(opened, Err(StoreError::Full { .. })) {
+            // The next start may need it.
+            reserve::release(&reserve);
+        }
+        let (database, found) = opened?;
+        reserve::keep(&reserve, config.reserve_bytes);
         tracing::info!(
             path = %database.path().display(),
             base = %found.state.base,
@@ -78,34 +85,32 @@ impl RocksLog {
             writes = found.state.write,
             "log opened"
         );
-
-        let mut sync = WriteOptions::default();
-        sync.set_sync(true);
         Ok(Self {
             database: Arc::new(database),
             watermark,
-            sync,
             state: found.state,
             cleared: Index::ZERO,
             shape: found.shape.clone(),
             recovered: Some(recovered(found)),
-            record: Vec::new(),
         })
     }
 
-    /// Writes `write` and the state it leads to; on `Ok` both are durable.
+    /// Writes what `fill` puts into a batch, and the state it leads to; on `Ok` both are durable.
     fn commit(
         &mut self,
-        mut write: WriteBatch,
         hard: HardState,
         shape: Shape,
+        fill: impl Fn(&Self, &mut WriteBatch),
     ) -> Result<(), StoreError> {
         let state =
             State { write: self.state.write + 1, hard, base: shape.base(), last: shape.last() };
-        write.put_cf(self.database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
-        let written = self.database.db().write_opt(write, &self.sync);
+        let written = self.database.write(|| {
+            let mut write = WriteBatch::default();
+            fill(self, &mut write);
+            write.put_cf(self.database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
+            write
+        });
         written
-            .map_err(|error| self.database.error("writing to the log", error))
             .and_then(|()| self.watermark.record(&state))
             .map_err(|error| self.database.latch(error))?;
         self.state = state;
@@ -114,9 +119,27 @@ impl RocksLog {
         Ok(())
     }
 
+    /// Adds the parts of `batch` to `write`. Deletions first: within one RocksDB batch, what comes
+    /// later wins.
+    fn fill(&self, write: &mut WriteBatch, batch: &Batch, voids: &[Void], before: Term) {
+        if let Some(installed) = &batch.snapshot {
+            self.rebase(write, &installed.meta);
+        }
+        for void in voids {
+            self.void(write, void);
+        }
+        let mut previous = before;
+        let mut bytes = Vec::new();
+        for entry in &batch.entries {
+            record::encode_entry(entry, previous, &mut bytes);
+            write.put_cf(self.database.entries(), record::key(entry.id.index), &bytes);
+            previous = entry.id.term;
+        }
+    }
+
     /// Adds to `write` that entries are void. Point deletions are cheaper to read past than range
     /// deletions, but a long range is one record instead of many.
-    fn void(&self, write: &mut WriteBatch, Void { from, through }: Void) {
+    fn void(&self, write: &mut WriteBatch, &Void { from, through }: &Void) {
         const FEW: u64 = 64;
         let entries = self.database.entries();
         if through.since(from) < FEW {
@@ -175,24 +198,11 @@ impl LogStore for RocksLog {
         let mut shape = self.shape.clone();
         let voids = shape.carry_out(batch)?;
 
-        // Deletions first: within one RocksDB batch, what comes later wins.
-        let mut write = WriteBatch::with_capacity_bytes(batch.len_bytes() + 1024);
-        if let Some(installed) = &batch.snapshot {
-            self.rebase(&mut write, &installed.meta);
-        }
-        for void in voids {
-            self.void(&mut write, void);
-        }
-        if let Some(first) = batch.entries.first() {
-            let mut previous = shape.term_at(first.id.index.prev()).unwrap_or(Term(0));
-            for entry in &batch.entries {
-                record::encode_entry(entry, previous, &mut self.record);
-                let key = record::key(entry.id.index);
-                write.put_cf(self.database.entries(), key, &self.record);
-                previous = entry.id.term;
-            }
-        }
-        self.commit(write, batch.hard.unwrap_or(self.state.hard), shape)?;
+        let before = batch.entries.first().and_then(|first| shape.term_at(first.id.index.prev()));
+        let hard = batch.hard.unwrap_or(self.state.hard);
+        self.commit(hard, shape, |log, write| {
+            log.fill(write, batch, &voids, before.unwrap_or(Term(0)));
+        })?;
         if batch.snapshot.is_some() {
             self.drop_files()?;
         }
@@ -206,9 +216,7 @@ impl LogStore for RocksLog {
         }
         let mut shape = self.shape.clone();
         shape.rebase(base.last)?;
-        let mut write = WriteBatch::default();
-        self.rebase(&mut write, base);
-        self.commit(write, self.state.hard, shape)?;
+        self.commit(self.state.hard, shape, |log, write| log.rebase(write, base))?;
         self.drop_files()
     }
 
@@ -242,13 +250,12 @@ pub(crate) fn create(
 
     let hard = HardState::default();
     let state = State { write: 1, hard, base: founding.last, last: founding.last };
-    let mut write = WriteBatch::default();
-    write.put_cf(database.meta(), BASE_KEY, record::seal(BASE_KEY, founding));
-    write.put_cf(database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
-    let mut sync = WriteOptions::default();
-    sync.set_sync(true);
-    let written = database.db().write_opt(write, &sync);
-    written.map_err(|error| database.error("creating the log", error))?;
+    database.write(|| {
+        let mut write = WriteBatch::default();
+        write.put_cf(database.meta(), BASE_KEY, record::seal(BASE_KEY, founding));
+        write.put_cf(database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
+        write
+    })?;
     Ok(state)
 }
 
@@ -322,7 +329,7 @@ fn open_damaged(
 }
 
 /// Rule L15: what was acknowledged is there.
-fn check_covers(database: &Database, mark: &State) -> Result<(), StoreError> {
+pub(crate) fn check_covers(database: &Database, mark: &State) -> Result<(), StoreError> {
     let Some(state) = database.state()? else {
         return Err(database.corrupt("it has no state record"));
     };

@@ -22,6 +22,11 @@ pub(crate) struct Found {
 ///
 /// Payloads are checked but not copied, except for memberships.
 pub(crate) fn scan(database: &Database) -> Result<Found, StoreError> {
+    scan_with(database, &mut || {})
+}
+
+/// As [`scan`]; `seen` is told of each entry.
+pub(crate) fn scan_with(database: &Database, seen: &mut dyn FnMut()) -> Result<Found, StoreError> {
     let state = database.state()?.ok_or_else(|| database.corrupt("it has no state record"))?;
     let base = database.base()?.ok_or_else(|| database.corrupt("it has no base record"))?;
     if base.last != state.base {
@@ -52,6 +57,7 @@ pub(crate) fn scan(database: &Database) -> Result<Found, StoreError> {
                 memberships.push((record.id, membership));
             }
         }
+        seen();
         rows.next();
     }
     rows.status().map_err(|error| database.error("reading the log", error))?;
