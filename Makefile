@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check fmt clippy doc core setup simulate replay shrink mutants
+.PHONY: help demo build test check bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,15 @@ build: setup ## Compile everything; the first time takes about 20 minutes on 2 c
 
 check: ## What CI runs: tests, format, lints, documentation, dependency rules
 	.ci/run
+
+bench-log: setup ## Measure the log beside the disk's limit and raft-engine (ARGS=append|recovery|amplification)
+	$(CARGO) build --release --manifest-path raft-log/benches/raft-engine/Cargo.toml --locked
+	BENCH_RAFT_ENGINE="$(CARGO_TARGET_DIR)/release/bench-raft-engine" \
+		$(CARGO) bench --workspace --bench log -- $(ARGS)
+
+power-cuts: build ## Cut the power 200 times under a log on a real file system (Linux, root)
+	command -v xfs_io >/dev/null || apt-get install --yes --no-install-recommends xfsprogs
+	POWER_CUTS=200 $(CARGO) test $(PROFILE) --test faults -- --nocapture power
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
