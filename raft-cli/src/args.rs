@@ -129,6 +129,9 @@ pub(crate) enum Command {
     /// of JSON, in order, and a command that fails by {"error":{"kind":..,"message":..}}.
     #[command(after_help = "Example:\n  printf 'put a 1\\nget a\\n' | raft shell")]
     Shell,
+    /// Look at the log in a node's data directory, while the node does not run.
+    #[command(subcommand)]
+    Log(LogCommand),
     /// Run a cluster on this machine, kill its leader, and show that nothing is lost.
     #[command(after_help = "Examples:\n  raft demo --exit\n  raft demo --nodes 5 --dir ./demo")]
     Demo(DemoArgs),
@@ -173,6 +176,41 @@ pub(crate) enum TlsCommand {
     /// away from the nodes.
     #[command(after_help = TLS_EXAMPLES)]
     Init(TlsInitArgs),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Read the whole log: every checksum, and whether each entry follows the one before.
+    ///
+    /// Exit code 6 if anything is wrong; the message says what and where.
+    #[command(after_help = "Example:\n  raft log verify /var/lib/raft")]
+    Verify(LogArgs),
+    /// Print the entries of the log.
+    #[command(after_help = "Example:\n  raft log dump /var/lib/raft --from 100 --to 120 -o json")]
+    Dump(LogDumpArgs),
+    /// Show where the log starts and ends, its terms, its members and its size.
+    #[command(after_help = "Example:\n  raft log stat /var/lib/raft -o json")]
+    Stat(LogArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LogArgs {
+    /// The data directory of the node.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LogDumpArgs {
+    /// The data directory of the node.
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The first index to print.
+    #[arg(long, value_name = "INDEX", default_value_t = 1)]
+    pub(crate) from: u64,
+    /// The last index to print. By default the last there is.
+    #[arg(long, value_name = "INDEX")]
+    pub(crate) to: Option<u64>,
 }
 
 #[derive(Clone, Debug, Args)]

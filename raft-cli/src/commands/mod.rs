@@ -5,6 +5,7 @@ mod compact;
 mod completion;
 mod del;
 mod demo;
+mod log;
 mod put;
 mod range;
 mod serve;
@@ -39,6 +40,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Compact(_)
         | Command::Status
         | Command::Shell
+        | Command::Log(_)
         | Command::Demo(_)
         | Command::Completion(_) => LevelFilter::OFF,
     };
@@ -57,6 +59,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Compact(args) => once(&global, &Request::Compact(args)),
         Command::Status => once(&global, &Request::Status),
         Command::Shell => shell::run(&global),
+        Command::Log(command) => log::run(&command, global.output),
         Command::Demo(args) => demo::run(&args, &global),
         Command::Completion(args) => completion::run(&args),
     }
