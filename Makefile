@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants
+.PHONY: help demo build test check bench-core bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ build: setup ## Compile everything; the first time takes about 20 minutes on 2 c
 
 check: ## What CI runs: tests, format, lints, documentation, dependency rules
 	.ci/run
+
+bench-core: ## Measure the consensus core, then the same work by it and by raft-rs in turns
+	$(CARGO) test --release -p raft-core --test allocations -- --nocapture
+	$(CARGO) bench -p raft-core --bench core -- $(ARGS)
+	$(CARGO) run --release --manifest-path raft-core/benches/versus/Cargo.toml --locked
 
 bench-log: setup ## Measure the log beside the disk's limit and raft-engine (ARGS=append|recovery|amplification)
 	$(CARGO) build --release --manifest-path raft-log/benches/raft-engine/Cargo.toml --locked
