@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants
+.PHONY: help demo build test check bench-core bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,13 @@ shrink: ## Take away from a failing simulation what it does not need to fail (SE
 mutants: ## Break one rule after the other on purpose, and see that the tests notice (ARGS="NAME --kills 9")
 	RUSTFLAGS="$(MUTANTS_FLAGS)" CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/mutants" \
 		$(CARGO) run --release --package raft-tests --bin mutants -- $(ARGS)
+
+# With the checks of a debug build: a number that overflows is found where it does.
+fuzz: ## Feed one replica and one node arbitrary events (RUNS=1000000 FIRST=SEED)
+	RUSTFLAGS="-C overflow-checks=on -C debug-assertions=on" \
+		CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/fuzz" \
+		FUZZ_RUNS=$(or $(RUNS),1000000) FUZZ_FIRST=$(or $(FIRST),$(shell date +%s)000000) \
+		$(CARGO) test --release --package raft-core --test fuzz
 
 core: ## Test the consensus core alone; needs no RocksDB
 	$(CARGO) test --release -p raft-core

@@ -126,6 +126,9 @@ impl Raft {
     /// (rule E10).
     pub(super) fn on_pre_vote_reply(&mut self, from: NodeId, term: Term, outcome: VoteOutcome) {
         let next = self.hard.term.next();
+        if !self.was_asked(from) {
+            return;
+        }
         let Role::PreCandidate(campaigning) = &mut self.role else { return };
         if term == next {
             campaigning.votes.entry(from).or_insert(outcome == VoteOutcome::Granted);
@@ -146,9 +149,20 @@ impl Raft {
 
     /// An answer to our campaign, of this term.
     pub(super) fn on_vote_reply(&mut self, from: NodeId, outcome: VoteOutcome) {
+        let asked =
+            self.outbox.is_term_durable() || mutant!(raft_mutant = "campaigns_before_fsync");
+        if !asked || !self.was_asked(from) {
+            return; // Until our term is on disk, nobody was asked (rule E2).
+        }
         let Role::Candidate(campaigning) = &mut self.role else { return };
         campaigning.votes.entry(from).or_insert(outcome == VoteOutcome::Granted);
         self.count_votes();
+    }
+
+    /// Whether `from` may have been asked for its vote: nobody else's is remembered, or strangers could
+    /// fill our memory with theirs. A candidate's log, and so its configuration, stays as it is.
+    fn was_asked(&self, from: NodeId) -> bool {
+        self.members.is_voter(from) || mutant!(raft_mutant = "counts_votes_of_strangers")
     }
 
     /// Our own vote counts once it is on disk (rule E2).
@@ -183,6 +197,55 @@ impl Raft {
             // A quorum has refused: nobody may win this term. Wait for the next.
             VoteResult::Lost => self.become_follower(self.hard.term, None, None),
             VoteResult::Pending => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::entry::Membership;
+    use crate::event::Event;
+    use crate::log_store::Recovered;
+    use crate::message::Envelope;
+    use crate::snapshot::SnapshotMeta;
+    use crate::types::Index;
+
+    fn node(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    /// Rule M6: however many strangers answer, what is remembered of them has a bound.
+    #[test]
+    fn votes_of_strangers_take_no_room() {
+        let voters = [1, 2, 3].map(|id| (node(id), String::new()));
+        let membership = Membership::of_voters(voters);
+        let base = SnapshotMeta { membership, ..SnapshotMeta::default() };
+        for pre_vote in [true, false] {
+            let found = Recovered { base: base.clone(), ..Recovered::default() };
+            let config = Config { pre_vote, ..Config::new(node(1)) };
+            let mut raft = Raft::new(config, found, Index::ZERO, 1);
+            let mut effects = Vec::new();
+            while matches!(raft.role, Role::Follower(_)) {
+                raft.step(Event::Tick, &mut effects);
+            }
+            for id in 2..1000 {
+                let (term, outcome) = (raft.term(), VoteOutcome::Refused);
+                let message = match pre_vote {
+                    true => Message::PreVoteReply { term: term.next(), outcome },
+                    false => Message::VoteReply(outcome),
+                };
+                if id != 3 {
+                    let envelope = Envelope { from: node(id), to: node(1), term, message };
+                    raft.step(Event::Received(envelope), &mut effects);
+                }
+            }
+            let (Role::PreCandidate(campaigning) | Role::Candidate(campaigning)) = &raft.role
+            else {
+                panic!("{:?}: one refusal of three is none", raft.role)
+            };
+            assert!(campaigning.votes.len() <= 3, "{:?}", campaigning.votes);
         }
     }
 }

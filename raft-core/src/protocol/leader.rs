@@ -334,6 +334,10 @@ impl Raft {
         if self.hard.term != span.term {
             return;
         }
+        if through > span.through.min(self.log.last().index) {
+            return self.drop_message(); // Nobody was asked to send that.
+        }
+        let bytes = bytes.min(self.config.window_bytes); // More than full it cannot be.
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(follower) = leader.progress.get_mut(&span.to) else { return };
         if follower.sending != Some(span.prev.index) {

@@ -360,7 +360,8 @@ impl Raft {
     }
 
     fn on_applied(&mut self, through: Index) {
-        if through > self.commit {
+        let asked = self.repair.map_or(self.commit, |repair| repair.from);
+        if through > asked {
             return self.drop_message(); // Nobody was asked to apply that.
         }
         self.applied = self.applied.max(through);
