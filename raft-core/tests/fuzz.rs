@@ -4,12 +4,17 @@
 //! time; `make fuzz` goes on from a fresh one. What fails is shrunk and told step by step.
 //!
 //! - `FUZZ_RUNS=100000 FUZZ_FIRST=7` draws so many scripts, from this seed on.
+//! - With `--cfg raft_mutants`, `RAFT_MUTANT` names the fault to build in (raft-core/src/mutant.rs).
 //! - `raft-core/fuzz` feeds the same scripts from a fuzzer that is led by coverage.
 
 #![expect(clippy::print_stdout, reason = "what fails is told step by step")]
 
 #[path = "fuzz/events.rs"]
 mod events;
+#[path = "fuzz/node.rs"]
+mod node;
+#[path = "fuzz/promises.rs"]
+mod promises;
 #[path = "fuzz/replica.rs"]
 mod replica;
 #[path = "fuzz/script.rs"]
@@ -21,6 +26,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use rand_pcg::Pcg32;
 use rand_pcg::rand_core::{RngCore, SeedableRng};
 
+use crate::node::NodeScript;
 use crate::script::Script;
 
 /// Rule L17: hostile, stale, repeated and malformed events, in any order.
@@ -29,12 +35,20 @@ fn a_replica_survives_whatever_happens() {
     fuzz(20_000, |script: &Script, tell| replica::run(script, tell), |script| &mut script.steps);
 }
 
+/// Rules L17, S7: the same for a node with its workers, and snapshots.
+#[test]
+fn a_node_survives_whatever_arrives() {
+    fuzz(10_000, |script: &NodeScript, tell| node::run(script, tell), |script| &mut script.steps);
+}
+
 /// Runs scripts drawn from seeds.
 fn fuzz<S, T>(runs: u64, run: impl Fn(&S, bool), steps: impl Fn(&mut S) -> &mut Vec<T>)
 where
     S: for<'a> Arbitrary<'a> + Clone + std::fmt::Debug,
     T: Clone,
 {
+    #[cfg(raft_mutants)]
+    raft_core::testing::switch_on(std::env::var("RAFT_MUTANT").unwrap_or_default().leak());
     let runs = variable("FUZZ_RUNS").unwrap_or(runs);
     let first = variable("FUZZ_FIRST").unwrap_or(1);
     for seed in first..first + runs {

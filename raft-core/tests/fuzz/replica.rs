@@ -10,16 +10,17 @@
 //! two votes of one term across crashes, what cannot be meant moves nothing, each request is answered at most
 //! once, and no event has more effects than it may.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use raft_core::testing::{MemDisk, MemLog};
 use raft_core::{
     AppendOutcome, Batch, Config, Effect, Envelope, Event, HardState, Index, LogId, LogStore,
     Message, NodeId, Payload, Raft, Recovered, RoleName, Sent, SnapshotMeta, SnapshotOutcome, Span,
-    Term, Ticket, VoteOutcome,
+    Term, Ticket,
 };
 
 use crate::events::{self, Answer, Around, ME, Rarely};
+use crate::promises::Promises;
 use crate::script::{Chore, Claim, Script, Start, Step, Wish};
 
 /// Runs a script. Panics if anything is not as it must be. With `tell`, prints what happens.
@@ -53,8 +54,8 @@ struct Replica {
     /// How many reads peers have asked for.
     remote_reads: usize,
     waiting: BTreeSet<Ticket>,
-    /// Whom it has voted for, over all its lives.
-    votes: BTreeMap<Term, NodeId>,
+    /// Over all its lives.
+    promises: Promises,
     /// Places that were once the last committed entry.
     committed: VecDeque<LogId>,
     /// The term in which it last gave up entries.
@@ -71,6 +72,8 @@ struct Standing {
     log: (LogId, LogId, Index),
     commit: Index,
     membership: LogId,
+    /// What a leader knows its followers to have.
+    matched: Vec<(NodeId, Index)>,
 }
 
 impl Replica {
@@ -97,7 +100,7 @@ impl Replica {
             tickets: 0,
             remote_reads: 0,
             waiting: BTreeSet::new(),
-            votes: BTreeMap::new(),
+            promises: Promises::default(),
             committed: VecDeque::new(),
             truncated_in: None,
             hard: HardState { term: raft.term(), vote: raft.status().vote },
@@ -380,6 +383,7 @@ impl Replica {
             log: (status.base, status.last, status.applied),
             commit: status.commit,
             membership: status.membership_at,
+            matched: status.followers.iter().map(|who| (who.id, who.matched)).collect(),
         }
     }
 
@@ -393,7 +397,10 @@ impl Replica {
         assert!(after.log.2 <= after.commit && after.commit <= after.log.1.index, "{after:?}");
         assert!(after.log.0.index <= after.commit, "the base is not committed: {after:?}");
         assert!(self.raft.membership().fault().is_none(), "a faulty configuration is in force");
-        // A damaged state machine may be repaired by a snapshot that the log does not know.
+        let same = (before.hard.0, before.membership) == (after.hard.0, after.membership);
+        for (was, is) in before.matched.iter().zip(&after.matched).filter(|_| same) {
+            assert!(was.0 != is.0 || was.1 <= is.1, "what {:?} has fell: {was:?} {is:?}", is.0);
+        }
         for id in &self.committed {
             let found = self.raft.term_at(id.index);
             assert!(found.is_none_or(|term| term == id.term), "committed {id} is now of {found:?}");
@@ -454,30 +461,17 @@ impl Replica {
             assert!(!changed || self.hard.vote.is_none(), "{hard:?} after {:?}", self.hard);
             self.hard = hard;
         }
-        if batch.truncate_from.is_some() {
+        if batch.truncate_from.is_some() || batch.snapshot.is_some() {
             self.truncated_in = Some(self.raft.term());
         }
         self.writes.push_back(batch);
     }
 
-    /// Nothing is said that a crash right now could make untrue (rules E1, E2, L10).
+    /// Nothing is acknowledged that is not on disk (rule L10).
     fn check_promise(&mut self, envelope: &Envelope) {
-        let (hard, Envelope { to, term, message, .. }) = (self.disk.hard(), envelope);
-        assert_eq!(envelope.from, self.raft.id());
-        assert_ne!(*to, self.raft.id(), "it talks to itself");
-        assert!(*term <= hard.term, "speaks in term {term}, {hard:?} is durable");
-        let asks = matches!(message, Message::Vote { .. }).then(|| self.raft.id());
-        let grants = (*message == Message::VoteReply(VoteOutcome::Granted)).then_some(*to);
-        let vote = asks.or(grants);
-        if let Some(vote) = vote {
-            assert_eq!(
-                hard,
-                HardState { term: *term, vote: Some(vote) },
-                "the vote is not durable"
-            );
-            let first = *self.votes.entry(*term).or_insert(vote);
-            assert_eq!(first, vote, "two votes in term {term}");
-        }
+        self.promises.check(&self.disk, envelope);
+        let Envelope { term, message, .. } = envelope;
+        // What a leader took back in the term of the acknowledgement is its own business.
         if let Message::AppendReply(AppendOutcome::Matched { through }) = message
             && self.truncated_in != Some(*term)
         {
