@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz
+.PHONY: help demo build test check bench-core bench-log power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +77,22 @@ fuzz: ## Feed one replica and one node arbitrary events (RUNS=1000000 FIRST=SEED
 		CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/fuzz" \
 		FUZZ_RUNS=$(or $(RUNS),1000000) FUZZ_FIRST=$(or $(FIRST),$(shell date +%s)000000) \
 		$(CARGO) test --release --package raft-core --test fuzz
+
+# What cargo-fuzz would set, less the sanitizers, which need another compiler and find nothing in safe code.
+# A target is named, so that macros and build scripts are left alone.
+LED_FLAGS := --cfg fuzzing -C overflow-checks=on -C debug-assertions=on -C codegen-units=1 \
+	-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \
+	-C llvm-args=-sanitizer-coverage-inline-8bit-counters \
+	-C llvm-args=-sanitizer-coverage-pc-table -C llvm-args=-sanitizer-coverage-trace-compares
+LED_DIR = $(CARGO_TARGET_DIR)/fuzz-led
+
+fuzz-led: ## The same, led by what code is reached (TARGET=replica or node, FOR=600 seconds)
+	mkdir -p "$(LED_DIR)/corpus/$(or $(TARGET),replica)"
+	RUSTFLAGS="$(LED_FLAGS)" CARGO_TARGET_DIR="$(LED_DIR)" $(CARGO) run --release --locked \
+		--manifest-path raft-core/fuzz/Cargo.toml --bin $(or $(TARGET),replica) \
+		--target $(shell rustc -vV | sed -n 's/^host: //p') -- -max_len=4096 \
+		-max_total_time=$(or $(FOR),600) -artifact_prefix="$(LED_DIR)/" \
+		"$(LED_DIR)/corpus/$(or $(TARGET),replica)"
 
 core: ## Test the consensus core alone; needs no RocksDB
 	$(CARGO) test --release -p raft-core

@@ -340,7 +340,11 @@ impl Replica {
 
     fn step(&mut self, event: Event) {
         let before = self.standing();
-        let senseless = matches!(&event, Event::Received(envelope) if cannot_be_meant(envelope));
+        let (mut senseless, mut commits_at_most) = (false, None);
+        if let Event::Received(envelope) = &event {
+            senseless = cannot_be_meant(envelope) || self.is_nobodys_business(envelope);
+            commits_at_most = vouched_for(&envelope.message);
+        }
         let reports = matches!(&event, Event::Persisted { .. });
         self.say(|_| format!("{event:?}"));
         let mut effects = Vec::new();
@@ -351,12 +355,40 @@ impl Replica {
         if senseless {
             assert_eq!(before, after, "what cannot be meant has moved it");
         }
+        if let Some(most) = commits_at_most {
+            let most = most.max(before.commit);
+            assert!(after.commit <= most, "{} is committed, {most} may be", after.commit);
+        }
         assert!(effects.len() <= most || reports, "{} effects, at most {most}", effects.len());
         self.check_progress(&before, &after);
         for effect in effects {
             self.say(|_| format!("    -> {effect:?}"));
             self.carry_out(effect);
         }
+    }
+
+    /// Whether nothing that is said so may move this replica: a message of an earlier term, unless it is true in
+    /// any; an answer of a stranger; a question.
+    fn is_nobodys_business(&self, envelope: &Envelope) -> bool {
+        let Envelope { from, term, message, .. } = envelope;
+        let timeless = matches!(message, Message::Snapshot(_) | Message::Removed { .. });
+        let answers = matches!(
+            message,
+            Message::PreVoteReply { .. }
+                | Message::VoteReply(_)
+                | Message::AppendReply(_)
+                | Message::HeartbeatReply { .. }
+        );
+        let asks = matches!(
+            message,
+            Message::PreVote { .. }
+                | Message::ReadIndex { .. }
+                | Message::ReadIndexReply { .. }
+                | Message::SnapshotRequest { .. }
+        );
+        let stranger = !self.raft.peers().contains_key(from);
+        let now = *term == self.raft.term();
+        (*term < self.raft.term() && !timeless) || now && (asks || answers && stranger)
     }
 
     /// Each peer may be told a few things, each request answered, and a few things be done besides.
@@ -521,6 +553,17 @@ fn cannot_be_meant(envelope: &Envelope) -> bool {
         | Message::ReadIndex { .. }
         | Message::ReadIndexReply { .. }
         | Message::SnapshotRequest { .. } => false,
+    }
+}
+
+/// Up to where this message can commit the log, if it is one that tells a follower (rules L4, L5).
+fn vouched_for(message: &Message) -> Option<Index> {
+    if let Message::Append { prev, entries, commit } = message {
+        Some(entries.last().map_or(prev.index, |entry| entry.id.index).min(*commit))
+    } else if let Message::Heartbeat { commit, .. } = message {
+        Some(*commit)
+    } else {
+        None
     }
 }
 
