@@ -182,10 +182,13 @@ mod tests {
         config.election_timeout = Ticks(1 << 25);
         config.append_bytes = 0;
         config.window_messages = usize::MAX;
+        config.window_bytes = 0;
+        config.uncommitted_bytes = usize::MAX;
         config.snapshots_at_once = 1000;
         config.check_quorum = false;
         config.lease = Some(ClockDrift { ppm: 600_000 });
-        let faults = config.validate().unwrap_err().faults;
+        let error = config.validate().unwrap_err();
+        let faults = error.faults.clone();
         let of = |word: &str| faults.iter().filter(|fault| fault.contains(word)).count();
         for word in ["heartbeat_interval is 0", "2^24", "append_bytes is 0", "window_messages"] {
             assert_eq!(of(word), 1, "{word}: {faults:?}");
@@ -193,7 +196,20 @@ mod tests {
         for word in ["snapshots_at_once", "600000 ppm", "needs check_quorum"] {
             assert_eq!(of(word), 1, "{word}: {faults:?}");
         }
-        assert_eq!(faults.len(), 7, "{faults:?}");
+        for word in ["window_bytes is 0", &format!("uncommitted_bytes is {}", usize::MAX)] {
+            assert_eq!(of(word), 1, "{word}: {faults:?}");
+        }
+        assert_eq!(faults.len(), 9, "{faults:?}");
+        let message = error.to_string();
+        assert!(faults.iter().all(|fault| message.contains(fault)), "{message}");
+
+        let mut config = Config::new(NodeId::new(1).unwrap());
+        config.election_timeout = Ticks(19);
+        let message = config.validate().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "election_timeout (19 ticks) is less than twice heartbeat_interval (10 ticks)"
+        );
     }
 
     /// Rules R5, R6.
