@@ -3,7 +3,7 @@
 //! No clock, no thread, no queue: `threads.rs` runs each worker on a thread of its own, the simulator
 //! runs them one step at a time and can crash between any two.
 
-use std::iter::Peekable;
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -175,8 +175,9 @@ pub(crate) struct ApplyWorker {
     /// At most so many bytes of entries are read from the log at a time.
     read_bytes: usize,
     outcomes: Vec<Bytes>,
-    /// Who waited for entries that could not be applied. They learn why when the node has stopped.
-    orphans: Vec<(LogId, Applying)>,
+    /// Who waits for entries of the work at hand. Not on the stack: if the state machine fails or panics
+    /// they learn why, when the node has stopped.
+    waiting: VecDeque<(LogId, Applying)>,
 }
 
 impl ApplyWorker {
@@ -185,7 +186,7 @@ impl ApplyWorker {
         reader: Box<dyn LogReader>,
         read_bytes: usize,
     ) -> Self {
-        Self { machine, reader, read_bytes, outcomes: Vec::new(), orphans: Vec::new() }
+        Self { machine, reader, read_bytes, outcomes: Vec::new(), waiting: VecDeque::new() }
     }
 
     /// Does `work`.
@@ -215,21 +216,9 @@ impl ApplyWorker {
 
     fn apply(&mut self, work: ApplyEntries) -> Result<Done, StopCause> {
         let ApplyEntries { first, through, entries, waiting } = work;
-        let mut waiting = waiting.into_iter().peekable();
-        let result = self.apply_all(first, through, entries, &mut waiting);
-        self.orphans.extend(waiting);
-        result
-    }
-
-    fn apply_all(
-        &mut self,
-        first: Index,
-        through: Index,
-        entries: Option<Vec<Entry>>,
-        waiting: &mut Peekable<impl Iterator<Item = (LogId, Applying)>>,
-    ) -> Result<Done, StopCause> {
+        self.waiting.extend(waiting);
         if let Some(entries) = entries {
-            self.apply_run(&entries, waiting)?;
+            self.apply_run(&entries)?;
             return Ok(Done::Applied(through));
         }
         let mut next = first;
@@ -240,7 +229,7 @@ impl ApplyWorker {
             let last = entries.last().map(|entry| entry.id.index);
             // A committed entry that is not there would leave a hole in the state (rule L16).
             let last = last.unwrap_or_else(|| panic!("committed entry {next} is not in the log"));
-            self.apply_run(&entries, waiting)?;
+            self.apply_run(&entries)?;
             next = last.next();
             if mutant!(raft_mutant = "page_skips_an_entry") && last < through {
                 next = next.next();
@@ -250,17 +239,15 @@ impl ApplyWorker {
     }
 
     /// Applies consecutive entries and answers those who wait for them.
-    fn apply_run(
-        &mut self,
-        entries: &[Entry],
-        waiting: &mut Peekable<impl Iterator<Item = (LogId, Applying)>>,
-    ) -> Result<(), StopCause> {
+    fn apply_run(&mut self, entries: &[Entry]) -> Result<(), StopCause> {
         self.outcomes.clear();
         self.machine.apply(entries, &mut self.outcomes).map_err(StopCause::machine)?;
         invariant!(self.outcomes.len() == entries.len(), "one outcome an entry, no more, no less");
         for (entry, outcome) in entries.iter().zip(self.outcomes.drain(..)) {
             let mut outcome = Some(outcome);
-            while let Some((id, waiter)) = waiting.next_if(|(id, _)| id.index <= entry.id.index) {
+            let waits = |(id, _): &(LogId, Applying)| id.index <= entry.id.index;
+            while self.waiting.front().is_some_and(waits) {
+                let Some((id, waiter)) = self.waiting.pop_front() else { break };
                 // Only the very entry counts: the same index may hold another leader's (rule C4).
                 if id != entry.id && !mutant!(raft_mutant = "answers_by_index_alone") {
                     waiter.fail(RequestError::Superseded);
