@@ -17,7 +17,10 @@ impl Raft {
 
     /// Nothing was heard from a leader for too long.
     pub(super) fn on_election_timeout(&mut self) {
-        if !self.is_promotable() {
+        let called = std::mem::take(&mut self.called)
+            && !mutant!(raft_mutant = "called_learner_stays_silent");
+        let may_campaign = self.is_promotable() || (called && self.may_stand_in());
+        if !may_campaign {
             // A learner, a node that was removed, or one whose log is being replaced (rule E12). It
             // may not campaign, but its vote may be needed by one that may (rules E11, M13): it has
             // no leader any more, and must not go on shielding one.
@@ -82,7 +85,9 @@ impl Raft {
     /// "Would you vote for me?" Answered without changing anything. A learner answers too: it may be a
     /// voter by now and not know it yet (rule E11).
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
-        let outcome = self.judge(term > self.hard.term && last >= self.log.last());
+        let good = last >= self.log.last();
+        self.called |= !good;
+        let outcome = self.judge(term > self.hard.term && good);
         if mutant!(raft_mutant = "pre_vote_raises_the_term") && term > self.hard.term {
             self.set_hard(HardState { term, vote: None });
         }
@@ -105,6 +110,7 @@ impl Raft {
             () if mutant!(raft_mutant = "votes_only_for_better_logs") => last > self.log.last(),
             () => last >= self.log.last(),
         };
+        self.called |= !good;
         let grant = free && self.leader().is_none() && good;
         if grant {
             if self.hard.vote.is_none() {

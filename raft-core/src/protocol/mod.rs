@@ -70,6 +70,9 @@ pub struct Raft {
     election_elapsed: u32,
     /// How many ticks that may become; drawn anew each time (rule E4).
     election_timeout: u32,
+    /// Since a leader was last heard, somebody asked for our vote and could not have it, for our log is
+    /// better (rule E11).
+    called: bool,
     /// A snapshot is being installed; the log is about to be replaced.
     installing: Option<SnapshotMeta>,
     /// The state machine is damaged, and a snapshot was asked for.
@@ -117,6 +120,7 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             election_elapsed: 0,
             election_timeout: 0,
+            called: false,
             installing: None,
             repair: None,
             shield: if config.lease.is_some() && !mutant!(raft_mutant = "restart_forgets_a_promise")
@@ -566,6 +570,7 @@ impl Raft {
         if was_leader || leader.is_some() {
             self.reset_election_timer();
         }
+        self.called &= leader.is_none();
     }
 
     fn set_hard(&mut self, hard: HardState) {
@@ -600,14 +605,22 @@ impl Raft {
         id == self.config.id
     }
 
-    /// Whether this node may campaign: a voter, as far as is settled, whose log is not about to be
-    /// replaced (rule E12).
+    /// Whether this node may campaign: a voter, as far as is settled.
     fn is_promotable(&self) -> bool {
         if mutant!(raft_mutant = "learner_campaigns") && self.members.contains(self.config.id) {
             return true;
         }
-        self.members.may_vote(self.config.id, self.commit)
-            && (self.installing.is_none() || mutant!(raft_mutant = "campaigns_while_installing"))
+        self.members.may_vote(self.config.id, self.commit) && self.may_stand_in()
+    }
+
+    /// Whether this node may campaign if its vote counts for somebody: its log is not about to be
+    /// replaced (rule E12), and it was not removed (rule M13).
+    ///
+    /// A voter that the last leader did not know to be one is a learner, or nobody, by its own log, and
+    /// yet its log may be the best that is left: then those who count its vote cannot win without it, and
+    /// would ask it in vain for ever (rule E11).
+    fn may_stand_in(&self) -> bool {
+        (self.installing.is_none() || mutant!(raft_mutant = "campaigns_while_installing"))
             && self.removed().is_none()
     }
 
