@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use raft_tests::sim::mutants::MUTANTS;
+
 /// A crate of ours, which of the others it may use, and what it must never use. Dependencies of
 /// tests only are free, except that the three parts never meet.
 struct Rules {
@@ -123,6 +125,28 @@ fn tests_name_rules_that_exist() {
         untested.join(" ")
     );
     assert!(!tested.is_empty());
+}
+
+/// A fault that is built in but in no table is never hunted, and one that is only in a table proves nothing.
+#[test]
+fn mutants_are_in_the_code_and_in_the_tables() {
+    let table: BTreeSet<_> = MUTANTS.iter().map(|mutant| mutant.name.to_owned()).collect();
+    let mut built_in = BTreeSet::new();
+    for file in files(&root().join("raft-core/src"), "rs") {
+        let text = read(&file);
+        for (at, mark) in text.match_indices("raft_mutant = \"") {
+            let name = text[at + mark.len()..].split('"').next().unwrap();
+            built_in.insert(name.to_owned());
+        }
+    }
+    assert_eq!(built_in, table);
+    let rules = rules();
+    let page = read(&root().join("docs/correctness.md"));
+    for mutant in MUTANTS {
+        assert!(rules.contains(mutant.rule), "{}: no rule {}", mutant.name, mutant.rule);
+        let row = format!("| {} | {} |", mutant.name, mutant.rule);
+        assert!(page.contains(&row), "docs/correctness.md has no {row}");
+    }
 }
 
 #[test]

@@ -77,10 +77,11 @@ impl Leader {
         if round < self.lease.valid_from || shield.0 == 0 {
             return;
         }
-        let Some(mut sent_at) = self.lease.sent_at(round) else { return };
+        let mut sent_at = self.lease.sent_at(round);
         if mutant!(raft_mutant = "lease_counts_from_the_answer") {
-            sent_at = self.now;
+            sent_at = Some(self.now);
         }
+        let Some(sent_at) = sent_at else { return };
         let length = config.lease_ticks(shield.min(config.election_timeout));
         if let Some(follower) = self.progress.get_mut(&from) {
             follower.shields_until = follower.shields_until.max(sent_at + u64::from(length.0));

@@ -208,6 +208,9 @@ impl Replica {
         if status.role == RoleName::Leader {
             let followers: Vec<_> = status.followers.iter().map(show_follower).collect();
             line.push_str(&format!(" {{{}}}", followers.join(" ")));
+            if let Some(pinned) = raft.pinned() {
+                line.push_str(&format!(" pinned={pinned}"));
+            }
         }
         line
     }

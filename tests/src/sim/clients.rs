@@ -70,6 +70,10 @@ impl World<'_> {
         if self.calm {
             return Ok(());
         }
+        if self.now < self.hush_until {
+            self.schedule.put(self.hush_until, What::Ask(client));
+            return Ok(());
+        }
         let Some(to) = self.choose_host(client) else {
             let later = self.now + 50_000;
             self.schedule.put(later, What::Ask(client));
@@ -248,6 +252,16 @@ impl World<'_> {
                 self.schedule.put(at, What::Doubt(place, host.life, register));
             }
         }
+    }
+
+    pub(crate) fn on_first_write(&mut self, place: usize) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
+        let op = u32::try_from(self.ops.len()).expect("fewer than 2^32 operations");
+        let register = self.client_dice.below(REGISTERS as u64);
+        let register = u8::try_from(register).expect("a handful of registers");
+        self.ask(None, place, Request::Write(Command::Put { register, op }))
     }
 
     pub(crate) fn on_doubt(&mut self, place: usize, register: u8) -> Result<(), Violation> {

@@ -114,6 +114,7 @@ impl Host {
         id: NodeId,
         incarnation: u64,
         disk: MemDisk,
+        store: SimStore,
         wire: Wire,
         tick: Micros,
     ) -> Self {
@@ -122,7 +123,7 @@ impl Host {
             incarnation: Incarnation(incarnation),
             disk,
             witness: Witness::default(),
-            store: SimStore::default(),
+            store,
             wire,
             node: None,
             life: 0,

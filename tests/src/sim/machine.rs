@@ -59,6 +59,8 @@ struct Shared {
     failing: bool,
     /// The machine dies after so many entries: a crash in the middle of a batch.
     dies_after: Option<usize>,
+    /// Flushes when it likes, not when it is asked; then it only says how far it is.
+    reluctant: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,6 +110,11 @@ impl Command {
 }
 
 impl SimStore {
+    /// An empty one. If it is `reluctant` only [`SimStore::flush`] makes anything durable.
+    pub(crate) fn new(reluctant: bool) -> Self {
+        Self(Arc::new(Mutex::new(Shared { reluctant, ..Shared::default() })))
+    }
+
     pub(crate) fn machine(&self) -> SimMachine {
         SimMachine(self.clone())
     }
@@ -197,7 +204,9 @@ impl StateMachine for SimMachine {
 
     fn durable(&mut self) -> Result<Index, MachineError> {
         let mut shared = self.0.working("flushing")?;
-        shared.durable = shared.now.clone();
+        if !shared.reluctant {
+            shared.durable = shared.now.clone();
+        }
         Ok(shared.durable.applied.last.index)
     }
 

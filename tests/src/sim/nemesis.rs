@@ -74,6 +74,7 @@ impl World<'_> {
             Fault::Transfer => self.transfer(place)?,
             Fault::Forget => self.forget(place)?,
             Fault::Repair => self.repair_machine(place)?,
+            Fault::Oust => self.oust(place),
         }
         Ok(())
     }
@@ -134,12 +135,7 @@ impl World<'_> {
                 self.deafen(place);
                 Ok(())
             }
-            _ => {
-                let others = (0..self.hosts.len()).filter(|other| *other != place);
-                let links = others.flat_map(|other| [(place, other), (other, place)]).collect();
-                self.cut_for_a_while(links);
-                Ok(())
-            }
+            _ => self.on_isolation(place),
         }
     }
 
@@ -154,6 +150,78 @@ impl World<'_> {
         if self.fault_dice.flip() {
             let later = self.now + self.fault_dice.between(0, self.plan.delay.1);
             self.schedule.put(later, What::Coup(place, self.hosts[place].life));
+        }
+        Ok(())
+    }
+
+    /// A leader keeps its majority, but somebody cannot hear it, and waits for voters who break their
+    /// promise or for a leader who counts on it for too long (rule R5).
+    fn oust(&mut self, place: usize) {
+        let leader = (0..self.hosts.len()).filter(|place| self.hosts[*place].view.leads);
+        let leader = leader.max_by_key(|place| self.hosts[*place].view.term).unwrap_or(place);
+        let Some(members) = self.hosts[leader].membership() else { return };
+        let mut voters: Vec<_> = members.voters.iter().copied().map(place_of).collect();
+        voters.retain(|voter| *voter != leader);
+        let awake = |place: &usize| self.hosts[*place].node.is_some() && !self.hosts[*place].paused;
+        let rivals: Vec<_> = voters.iter().copied().filter(awake).collect();
+        if rivals.is_empty() {
+            return;
+        }
+        let rival = self.fault_dice.pick(&rivals);
+        voters.retain(|voter| *voter != rival);
+        let timeout = Micros::from(self.plan.election_ticks) * self.hosts[rival].tick;
+        let links = vec![(leader, rival), (rival, leader)];
+        let cut_for = self.fault_dice.between(timeout * 2, timeout * 5);
+        links.iter().for_each(|(from, to)| self.network.cut(*from, *to));
+        self.schedule.put(self.now + cut_for, What::Mend(links));
+        let at = self.now + self.fault_dice.between(timeout, timeout * 5 / 2);
+        // Nobody votes for one that has missed a write.
+        self.hush_until = at + timeout;
+        self.schedule.put(at, What::Betrayal(leader, self.hosts[leader].life, voters));
+    }
+
+    /// The voters who kept to a leader die and come back with no memory of it; or their last answers to it
+    /// are on the way for almost an election timeout. In either case it is cut off.
+    pub(crate) fn on_betrayal(
+        &mut self,
+        leader: usize,
+        voters: Vec<usize>,
+    ) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
+        self.tell(leader, |_| format!("-- Betrayal by {voters:?}"));
+        if self.fault_dice.chance(250_000) {
+            voters.into_iter().for_each(|voter| self.schedule.put(self.now, What::Bounce(voter)));
+            return self.on_isolation(leader);
+        }
+        let host = &self.hosts[leader];
+        let timeout = Micros::from(self.plan.election_ticks) * host.tick;
+        let late = self.now + self.fault_dice.between(timeout * 6 / 10, timeout * 9 / 10);
+        let beat = Micros::from(self.plan.heartbeat_ticks) * host.tick + self.plan.delay.1;
+        let cut = self.now + self.fault_dice.between(beat / 2, beat * 2);
+        self.schedule.put(cut, What::Isolation(leader, host.life));
+        voters.into_iter().for_each(|voter| self.network.hold(voter, leader, late));
+        Ok(())
+    }
+
+    /// A process dies and is back in no time.
+    pub(crate) fn on_bounce(&mut self, place: usize) -> Result<(), Violation> {
+        if self.calm {
+            return Ok(());
+        }
+        self.crash(place)?;
+        let at = self.now + self.fault_dice.between(100, 3_000);
+        self.schedule.put(at, What::Restart(place, self.hosts[place].life));
+        Ok(())
+    }
+
+    /// Nobody hears a node any more, nor does it hear anybody.
+    pub(crate) fn on_isolation(&mut self, place: usize) -> Result<(), Violation> {
+        if !self.calm {
+            let others = (0..self.hosts.len()).filter(|other| *other != place);
+            let links = others.flat_map(|other| [(place, other), (other, place)]).collect();
+            self.cut_for_a_while(links);
         }
         Ok(())
     }
@@ -288,7 +356,7 @@ impl World<'_> {
         self.crash(place)?;
         let host = &mut self.hosts[place];
         host.disk = MemDisk::new();
-        host.store = SimStore::default();
+        host.store = SimStore::new(self.plan.reluctant);
         host.hard = raft_core::HardState::default();
         host.incarnation = Incarnation(host.incarnation.0 + 1);
         host.wiped = true;
@@ -399,6 +467,11 @@ impl World<'_> {
         let answers = self.answers.clone();
         let Some(node) = &mut self.hosts[place].node else { return Ok(()) };
         node.transfer(to, move |result| answers.put(op, Answer::Transfer(result)));
+        if self.fault_dice.chance(300_000) {
+            // It has asked for a campaign, and may not hear what came of it (rule T3).
+            let at = self.now + self.fault_dice.between(0, 2 * self.plan.delay.1);
+            self.schedule.put(at, What::Isolation(place, self.hosts[place].life));
+        }
         self.poke(place)
     }
 

@@ -11,6 +11,8 @@ pub(crate) struct Network {
     cuts: Vec<Vec<u32>>,
     /// From, to: when the last message on this link arrives.
     latest: Vec<Vec<Micros>>,
+    /// From, to: nothing on this link arrives before.
+    held: Vec<Vec<Micros>>,
     /// No faults any more.
     calm: bool,
 }
@@ -25,7 +27,8 @@ pub(crate) enum Way {
 
 impl Network {
     pub(crate) fn new(hosts: usize) -> Self {
-        let mut network = Self { cuts: Vec::new(), latest: Vec::new(), calm: false };
+        let mut network =
+            Self { cuts: Vec::new(), latest: Vec::new(), held: Vec::new(), calm: false };
         (0..hosts).for_each(|_| network.grow());
         network
     }
@@ -33,14 +36,11 @@ impl Network {
     /// One more host.
     pub(crate) fn grow(&mut self) {
         let hosts = self.cuts.len() + 1;
-        for row in &mut self.cuts {
-            row.push(0);
-        }
-        for row in &mut self.latest {
-            row.push(0);
-        }
+        self.cuts.iter_mut().for_each(|row| row.push(0));
+        self.latest.iter_mut().chain(&mut self.held).for_each(|row| row.push(0));
         self.cuts.push(vec![0; hosts]);
         self.latest.push(vec![0; hosts]);
+        self.held.push(vec![0; hosts]);
     }
 
     pub(crate) fn cut(&mut self, from: usize, to: usize) {
@@ -49,6 +49,11 @@ impl Network {
 
     pub(crate) fn mend(&mut self, from: usize, to: usize) {
         self.cuts[from][to] = self.cuts[from][to].saturating_sub(1);
+    }
+
+    /// Whatever is sent on this link from now on arrives, but not before `until`.
+    pub(crate) fn hold(&mut self, from: usize, to: usize, until: Micros) {
+        self.held[from][to] = until;
     }
 
     pub(crate) fn is_cut(&self, from: usize, to: usize) -> bool {
@@ -94,6 +99,9 @@ impl Network {
         let mut at = now + dice.between(low, high);
         if !self.calm && dice.chance(plan.slow) {
             at += dice.between(high, high * 20);
+        }
+        if !self.calm {
+            at = at.max(self.held[from][to]);
         }
         let latest = &mut self.latest[from][to];
         if plan.ordered {

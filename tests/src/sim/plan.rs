@@ -47,11 +47,14 @@ pub enum Fault {
     Forget,
     /// A follower asks for a snapshot, to repair its state machine.
     Repair,
+    /// The leader is cut off from one voter, and then from the others, who are restarted or have their
+    /// last answers delayed.
+    Oust,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Crash,
         Self::Blackout,
         Self::Restart,
@@ -68,6 +71,7 @@ impl Fault {
         Self::Transfer,
         Self::Forget,
         Self::Repair,
+        Self::Oust,
     ];
 
     /// How often it comes by default: about once in so many milliseconds of virtual time.
@@ -90,6 +94,7 @@ impl Fault {
                 Self::Transfer => 1_200,
                 Self::Forget => 2_000,
                 Self::Repair => 2_500,
+                Self::Oust => 2_500,
             }
     }
 }
@@ -146,6 +151,8 @@ pub struct Plan {
     pub(crate) apply: (Micros, Micros),
     /// The chance that a database flushes by itself after an apply.
     pub(crate) flush: Ppm,
+    /// Whether databases flush at no other time.
+    pub(crate) reluctant: bool,
     /// By how much clocks run wrong, at most.
     pub(crate) skew: Ppm,
     /// The chance that a new leader is struck down at once.
@@ -204,6 +211,7 @@ impl Plan {
             disk: dice.pick(&[(0, 100), (100, 2_000), (500, 15_000), (100, 60_000)]),
             apply: dice.pick(&[(0, 50), (0, 2_000), (500, 30_000)]),
             flush: dice.pick(&[0, 50_000, 500_000]),
+            reluctant: false,
             skew: dice.pick(&[0, 10_000, 100_000, 400_000]),
             coup: 0,
             haste: 0,
@@ -211,16 +219,25 @@ impl Plan {
             minority_stays_broken: dice.flip(),
             in_step: false,
         };
-        plan.draw_faults(dice);
         if dice.flip() {
-            plan.draw_lease();
+            plan.draw_lease(dice);
+        }
+        plan.draw_faults(dice);
+        if plan.lease > 0 && dice.chance(700_000) {
+            let often = Micros::from(plan.election_ticks) * dice.pick(&[60_000, 150_000]);
+            plan.faults[Fault::Oust as usize] = often;
         }
         plan.in_step = dice.chance(200_000);
+        plan.reluctant = plan.flush > 0 && dice.chance(300_000);
         plan
     }
 
-    /// Leases, if clocks are good enough for them: one may run fast and another slow.
-    fn draw_lease(&mut self) {
+    /// Leases, if clocks are good enough for them: one may run fast and another slow. What voter and
+    /// leader take off a promise is some heartbeats, so most of a short one is gone; only one of many
+    /// ticks leaves time for things to happen while it runs, and soon after.
+    fn draw_lease(&mut self, dice: &mut Dice) {
+        self.election_ticks = dice.pick(&[10, 16, 24, 40]);
+        self.heartbeat_ticks = dice.pick(&[1, 1, 2]);
         let apart = 2 * u64::from(self.skew) * 1_000_000 / (1_000_000 - u64::from(self.skew));
         self.lease = u32::try_from(apart + 100).unwrap_or(u32::MAX);
         let options = self.options(super::world::node_id(1), 0);
@@ -310,6 +327,7 @@ impl Plan {
         for fault in Fault::ALL {
             offer(&format!("no {fault:?}"), &|plan| plan.faults[fault as usize] = 0);
         }
+        offer("databases flush when asked", &|plan| plan.reluctant = false);
         offer("out of step", &|plan| plan.in_step = false);
         offer("no leases", &|plan| plan.lease = 0);
         offer("no preferences", &|plan| plan.preferences = false);

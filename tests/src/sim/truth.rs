@@ -22,6 +22,8 @@ pub enum Check {
     LogMatching,
     /// What is committed is in the log of every later leader (§5.4).
     LeaderCompleteness,
+    /// While a leader holds a lease nobody else is elected (dissertation 6.4.1).
+    LeaseExclusion,
     /// No two replicas apply different things at one index (§5.4.3).
     StateMachineSafety,
     /// What is committed or acknowledged is on the disks of a quorum, and stays.

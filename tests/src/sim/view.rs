@@ -3,7 +3,7 @@
 use raft_core::{Index, LogId, Membership, NodeId, RoleName};
 
 use super::coverage::Seen;
-use super::host::{Role, View};
+use super::host::{Host, Role, View};
 use super::truth::{Violation, ensure};
 use super::world::{What, World, place_of};
 
@@ -89,6 +89,7 @@ impl World<'_> {
             new.last
         );
         self.check_votes(place, new)?;
+        self.check_leases(place, new)?;
         self.seen.meet(Seen::Elected);
         if self.fault_dice.chance(self.plan.coup) && !self.calm {
             self.schedule.put(self.now, What::Coup(place, self.hosts[place].life));
@@ -102,12 +103,35 @@ impl World<'_> {
         let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != place);
         if others.into_iter().any(|(_, other)| other.view.leads) {
             self.seen.meet(Seen::TwoLeaders);
+            // Soon nobody will be deposed without knowing it: what can go wrong with two has to go fast.
+            let at = self.now + self.fault_dice.below(1_000);
+            self.schedule.put(at, What::FirstWrite(place, self.hosts[place].life));
         }
         Ok(())
     }
 
-    /// A new leader is a voter, and was voted for by a quorum: nobody's disk says otherwise (rules E1, M3,
-    /// M12). What a later term has overwritten cannot be told any more.
+    /// Who has just been elected finds no earlier leader with a lease (rules R5, R6, T3). A process that sleeps or has
+    /// not yet got to its clock is told the time before it serves anything.
+    fn check_leases(&self, place: usize, new: View) -> Result<(), Violation> {
+        for (other, host) in self.hosts.iter().enumerate() {
+            let Some(node) = &host.node else { continue };
+            let asleep = host.paused || host.run_due;
+            let deposed = host.view.leads && host.view.term < new.term;
+            if other != place && deposed && !asleep && node.raft().has_lease() {
+                let (id, holder) = (self.hosts[place].id, host.id);
+                ensure!(
+                    false,
+                    LeaseExclusion,
+                    "{id:?} leads in {}; {holder:?} has a lease",
+                    new.term
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A new leader is a voter for itself or for somebody else (rule E11), and was voted for by a quorum:
+    /// nobody's disk says otherwise (rules E1, M3, M12). What a later term has overwritten cannot be told any more.
     fn check_votes(&self, place: usize, new: View) -> Result<(), Violation> {
         let host = &self.hosts[place];
         let Some(node) = &host.node else { return Ok(()) };
@@ -122,6 +146,8 @@ impl World<'_> {
             }
             at = since.index.prev();
         }
+        let counts = |other: &Host| other.membership().is_some_and(|members| members.is_voter(id));
+        votes |= self.hosts.iter().any(counts);
         ensure!(votes, ElectionSafety, "{id:?} leads in {} and is no voter", new.term);
         let may_have = |voter: &&NodeId| {
             self.hosts.get(place_of(**voter)).is_some_and(|other| {

@@ -14,7 +14,7 @@ use super::clients::{Answer, Answers, Op};
 use super::coverage::{Coverage, Seen};
 use super::dice::Dice;
 use super::host::Host;
-use super::machine::{Step, mix};
+use super::machine::{SimStore, Step, mix};
 use super::network::Network;
 use super::plan::{Fault, Plan, TICK};
 use super::schedule::{Micros, Schedule};
@@ -54,6 +54,14 @@ pub(crate) enum What {
     Coup(usize, u32),
     /// A leader that was just elected is asked for another membership, before it knows what is committed.
     Haste(usize, u32),
+    /// A node is cut off.
+    Isolation(usize, u32),
+    /// The voters that a leader has left break what they promised it.
+    Betrayal(usize, u32, Vec<usize>),
+    /// A process dies and is back in no time.
+    Bounce(usize),
+    /// Somebody writes to a leader while there is still another.
+    FirstWrite(usize, u32),
     /// Somebody reads where the last write may not be known.
     Doubt(usize, u32, u8),
     /// A leader has entered a joint configuration: its new half is cut off from everybody else.
@@ -85,6 +93,8 @@ pub(crate) struct World<'a> {
     pub(crate) answers: Answers,
     /// No faults any more.
     pub(crate) calm: bool,
+    /// No client begins anything before.
+    pub(crate) hush_until: Micros,
     /// What hosts could not attend to because they were asleep.
     pub(crate) deferred: Vec<Vec<What>>,
     pub(crate) net_dice: Dice,
@@ -121,6 +131,7 @@ impl<'a> World<'a> {
             ops: Vec::new(),
             answers: Answers::default(),
             calm: false,
+            hush_until: 0,
             deferred: Vec::new(),
             net_dice: Dice::new(plan.seed, "net"),
             disk_dice: Dice::new(plan.seed, "disk"),
@@ -160,7 +171,8 @@ impl<'a> World<'a> {
         let skew = u64::from(self.plan.skew);
         let tick = TICK * (1_000_000 + dice.between(0, 2 * skew) - skew) / 1_000_000;
         let wire = Wire::new(dice, self.plan.full);
-        self.hosts.push(Host::new(id, id.as_u64() * 1_000, disk, wire, tick));
+        let store = SimStore::new(self.plan.reluctant);
+        self.hosts.push(Host::new(id, id.as_u64() * 1_000, disk, store, wire, tick));
         self.network.grow();
         self.deferred.push(Vec::new());
         let first = self.now + self.fault_dice.between(0, tick);
@@ -226,6 +238,12 @@ impl<'a> World<'a> {
             What::Fault(fault) => self.on_fault(fault),
             What::Coup(place, life) => self.if_alive(place, life, Self::on_coup),
             What::Haste(place, life) => self.if_alive(place, life, Self::on_haste),
+            What::Isolation(place, life) => self.if_alive(place, life, Self::on_isolation),
+            What::Betrayal(place, life, voters) => {
+                self.if_alive(place, life, |world, leader| world.on_betrayal(leader, voters))
+            }
+            What::Bounce(place) => self.on_bounce(place),
+            What::FirstWrite(place, life) => self.if_alive(place, life, Self::on_first_write),
             What::Doubt(place, life, register) => {
                 self.if_alive(place, life, |world, place| world.on_doubt(place, register))
             }
@@ -381,6 +399,10 @@ impl What {
             | Self::Coup(..)
             | Self::Haste(..)
             | Self::Doubt(..)
+            | Self::Isolation(..)
+            | Self::Betrayal(..)
+            | Self::Bounce(_)
+            | Self::FirstWrite(..)
             | Self::Schism(..)
             | Self::Mend(_)
             | Self::Flap(..)

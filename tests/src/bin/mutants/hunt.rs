@@ -216,6 +216,10 @@ fn table(rows: &[Row]) -> String {
         .to_owned();
     for row in rows {
         let median = |hunt: &Hunt| hunt.median().map_or_else(|| "-".to_owned(), |m| m.to_string());
+        let check = |hunt: &Hunt| match row.mutant.by {
+            Noticed::BySimulator => hunt.first_check(),
+            Noticed::ByScripts => "-".to_owned(),
+        };
         let scripts = match row.by_scripts {
             Some(true) => "notice",
             Some(false) => "-",
@@ -226,9 +230,9 @@ fn table(rows: &[Row]) -> String {
             "| {} | {} | {} | {} | {} | {} | {scripts} |",
             row.mutant.name,
             row.mutant.rule,
-            row.with.first_check(),
+            check(&row.with),
             median(&row.with),
-            row.without.first_check(),
+            check(&row.without),
             median(&row.without),
         );
     }
