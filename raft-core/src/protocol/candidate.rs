@@ -86,7 +86,7 @@ impl Raft {
     /// voter by now and not know it yet (rule E11).
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
         let good = last >= self.log.last();
-        self.called |= !good;
+        self.called |= !good && !self.is_promotable();
         let outcome = self.judge(term > self.hard.term && good);
         if mutant!(raft_mutant = "pre_vote_raises_the_term") && term > self.hard.term {
             self.set_hard(HardState { term, vote: None });
@@ -110,7 +110,7 @@ impl Raft {
             () if mutant!(raft_mutant = "votes_only_for_better_logs") => last > self.log.last(),
             () => last >= self.log.last(),
         };
-        self.called |= !good;
+        self.called |= !good && !self.is_promotable();
         let grant = free && self.leader().is_none() && good;
         if grant {
             if self.hard.vote.is_none() {

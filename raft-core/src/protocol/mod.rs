@@ -70,8 +70,8 @@ pub struct Raft {
     election_elapsed: u32,
     /// How many ticks that may become; drawn anew each time (rule E4).
     election_timeout: u32,
-    /// Since a leader was last heard, somebody asked for our vote and could not have it, for our log is
-    /// better (rule E11).
+    /// Since a leader was last heard, and though we are no voter, somebody asked for our vote and could not
+    /// have it, for our log is better (rule E11).
     called: bool,
     /// A snapshot is being installed; the log is about to be replaced.
     installing: Option<SnapshotMeta>,
