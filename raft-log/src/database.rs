@@ -383,6 +383,9 @@ fn families(config: &RocksLogConfig) -> Vec<ColumnFamilyDescriptor> {
     entries.set_write_buffer_size(config.memtable_bytes);
     entries.set_max_write_buffer_number(bounded(config.memtables.max(2)));
     entries.set_compression_type(DBCompressionType::None);
+    // Each file leaves the first level at once. It overlaps no other, so RocksDB only moves it; and
+    // whole files can be dropped from the other levels alone.
+    entries.set_level_zero_file_num_compaction_trigger(1);
     entries.set_block_based_table_factory(&table);
 
     let mut meta = Options::default();

@@ -36,8 +36,6 @@ pub struct RocksLog {
     /// What the last write left behind.
     state: State,
     shape: Shape,
-    /// There are no entries up to here in the database. May be too low, never too high.
-    cleared: Index,
     /// What was found at opening, until somebody asks or it is out of date.
     recovered: Option<Recovered>,
 }
@@ -89,7 +87,6 @@ impl RocksLog {
             database: Arc::new(database),
             watermark,
             state: found.state,
-            cleared: Index::ZERO,
             shape: found.shape.clone(),
             recovered: Some(recovered(found)),
         })
@@ -151,32 +148,24 @@ impl RocksLog {
         }
     }
 
-    /// Adds to `write` that the log starts after `base`, and that the entries before it are void.
+    /// Adds to `write` that the log starts after `base`.
+    ///
+    /// The entries before it stay until their files go: nobody reads them, because a base never
+    /// moves back. To delete them would leave a tombstone across older files, and RocksDB would
+    /// merge and rewrite what it now only moves (1.4 bytes more for each byte appended).
     fn rebase(&self, write: &mut WriteBatch, base: &SnapshotMeta) {
         write.put_cf(self.database.meta(), BASE_KEY, record::seal(BASE_KEY, base));
-        if base.last.index > self.cleared {
-            // One range deletion for each compaction, each next to the one before: they do not
-            // overlap, so a reader passes each at most once.
-            let from = record::key(self.cleared.next());
-            write.delete_range_cf(
-                self.database.entries(),
-                from,
-                record::key(base.last.index.next()),
-            );
-        }
     }
 
     /// Gives back the files in which everything is before the base, which is durable (rule S4).
-    fn drop_files(&mut self) -> Result<(), StoreError> {
+    fn drop_files(&self) -> Result<(), StoreError> {
         let through = self.state.base.index;
         let database = &self.database;
         let (from, to) = (record::key(Index::ZERO), record::key(through));
         let dropped = database.db().delete_file_in_range_cf(database.entries(), from, to);
         dropped.map_err(|error| {
             self.database.latch(self.database.error("removing old entries", error))
-        })?;
-        self.cleared = through;
-        Ok(())
+        })
     }
 }
 
