@@ -6,6 +6,9 @@
 //!   (a program of its own, named by `BENCH_RAFT_ENGINE`; left out if that is not set).
 //! - `recovery`: how long the opening of a log of a million entries takes.
 //! - `amplification`: bytes written and space used for each byte appended, with steady compaction.
+//!   Counts what the disk has been given, so nothing else should write to it: best a file that is
+//!   mounted for the purpose, as `BENCH_DIR`. What Linux counts for a process is of no use: it takes
+//!   a whole large page for each write into one.
 //!
 //! Says what it measures and judges nothing: the goals and what came of them are in
 //! `docs/performance.md`. `BENCH_DIR` is where the files go; it must be on the disk in question.
@@ -268,7 +271,7 @@ fn amplification() {
     let path = dir.path().join("log");
     let mut log = Log::new(&path);
     let payload = Payload::Command(Bytes::from(noise(BYTES)));
-    let before = written();
+    let before = written(&path);
     let start = Instant::now();
     let mut spaces = Vec::new();
     while log.last.0 < ENTRIES {
@@ -281,7 +284,7 @@ fn amplification() {
     }
     let appended = log.last.0 as f64 * BYTES as f64;
     let rate = log.last.0 as f64 / start.elapsed().as_secs_f64();
-    let write = (written() - before) as f64 / appended;
+    let write = (written(&path) - before) as f64 / appended;
     let live = LIVE as f64 * BYTES as f64;
     spaces.sort_unstable();
     let most = *spaces.last().unwrap() as f64 / live;
@@ -292,10 +295,16 @@ fn amplification() {
     );
 }
 
-/// What this process has caused to be written so far.
-fn written() -> u64 {
-    let io = fs::read_to_string("/proc/self/io").unwrap();
-    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
+/// How many bytes were written so far to the disk that `path` is on.
+fn written(path: &Path) -> u64 {
+    // All that is on its way is part of it.
+    File::open(path).unwrap().sync_all().unwrap();
+    Command::new("sync").status().unwrap();
+    let device = fs::metadata(path).unwrap().dev();
+    let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap();
+    let sectors: u64 = stat.split_whitespace().nth(6).unwrap().parse().unwrap();
+    sectors * 512
 }
 
 fn space(path: &Path) -> u64 {

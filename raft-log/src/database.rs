@@ -12,13 +12,13 @@ use std::time::Duration;
 use raft_core::{SnapshotMeta, StoreError};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, ErrorKind, InfoLogger, LogLevel, Options, ReadOptions, SnapshotWithThreadMode,
-    WriteBatch, WriteOptions, properties,
+    DBRecoveryMode, ErrorKind, FlushOptions, InfoLogger, LogLevel, Options, ReadOptions,
+    SnapshotWithThreadMode, WriteBatch, WriteOptions, properties,
 };
 use serde::de::DeserializeOwned;
 
 use crate::config::RocksLogConfig;
-use crate::physical;
+use crate::physical::{self, Survey};
 use crate::record::{self, Defect, State};
 use crate::reserve;
 
@@ -30,6 +30,8 @@ pub(crate) const REJOIN: &str = "do not start this node on it again: it may have
 const ENTRIES: &str = "entries";
 const META: &str = "meta";
 
+const OPENING: &str = "opening the log";
+
 /// The keys of the column family `meta`.
 pub(crate) const STATE_KEY: &[u8] = b"state";
 pub(crate) const BASE_KEY: &[u8] = b"base";
@@ -40,6 +42,8 @@ pub(crate) struct Database {
     path: PathBuf,
     failed: OnceLock<Failure>,
     complaint: Complaint,
+    /// What its files look like, if that was of interest.
+    survey: Option<Survey>,
 }
 
 /// The first error that RocksDB has told of, in its own words.
@@ -51,75 +55,87 @@ impl std::fmt::Debug for Database {
     }
 }
 
-/// How to treat the write-ahead log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recovery {
-    /// Accept a log that ends within a record; refuse one with a record that does not check out.
-    Strict,
-    /// Accept everything before the first record that does not check out.
-    Prefix,
-}
-
 impl Database {
     /// Creates the database at `path`, or finishes creating it.
     pub(crate) fn create(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
-        Self::opened(path, config, Recovery::Strict, |mut options, families| {
+        Self::opened(path, config, |mut options, families| {
             options.create_if_missing(true);
             options.create_missing_column_families(true);
             DB::open_cf_descriptors(&options, path, families)
         })
     }
 
-    /// Opens the database at `path`, which must exist.
+    /// Opens the database at `path`, which must exist and have been looked at: of a damaged
+    /// write-ahead log everything before the damage is accepted.
     ///
     /// What RocksDB replays from its write-ahead log it writes to table files and fsyncs before
     /// this returns, so everything found is durable, also what no fsync had finished for.
-    pub(crate) fn open(
-        path: &Path,
-        config: &RocksLogConfig,
-        recovery: Recovery,
-    ) -> Result<Self, StoreError> {
-        Self::opened(path, config, recovery, |options, families| {
+    pub(crate) fn open(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
+        Self::opened(path, config, |options, families| {
             DB::open_cf_descriptors(&options, path, families)
         })
     }
 
-    /// Opens the database at `path` to look at it, without changing a byte.
+    /// Opens the database at `path` to look at it, without changing a byte. Refuses it if anything
+    /// in its write-ahead log that had been durable cannot be read any more (rule L15).
     pub(crate) fn inspect(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
-        Self::opened(path, config, Recovery::Prefix, |options, families| {
+        let failed = |source| StoreError::Io { doing: OPENING, source };
+        let survey = physical::survey(path).map_err(failed)?;
+        if let Some(place) = survey.endless {
+            return Err(corrupt(path, place.to_string()));
+        }
+        let opened = Self::opened(path, config, |options, families| {
             DB::open_cf_descriptors_read_only(&options, path, families, false)
-        })
+        });
+        let database = match (opened, &survey.damage) {
+            (Ok(database), _) => database,
+            (Err(StoreError::Corrupt { what, .. }), Some(place)) => {
+                return Err(corrupt(path, format!("{place} ({what})")));
+            }
+            (Err(error), _) => return Err(error),
+        };
+        let found = database.db.latest_sequence_number();
+        if found.saturating_add(1) < survey.newest {
+            let place =
+                survey.damage.as_ref().map_or_else(String::new, |place| format!("{place}; "));
+            return Err(corrupt(
+                path,
+                format!(
+                    "{place}records {} to {} of its write-ahead log cannot be read, but later ones \
+                     can: acknowledged writes are gone",
+                    found + 1,
+                    survey.newest - 1
+                ),
+            ));
+        }
+        Ok(Self { survey: Some(survey), ..database })
     }
 
     fn opened(
         path: &Path,
         config: &RocksLogConfig,
-        recovery: Recovery,
         open: impl FnOnce(Options, Vec<ColumnFamilyDescriptor>) -> Result<DB, rocksdb::Error>,
     ) -> Result<Self, StoreError> {
-        const DOING: &str = "opening the log";
-        let damage = physical::first_damage(path)
-            .map_err(|source| StoreError::Io { doing: DOING, source })?;
-        if let Some(damage) = damage.as_ref().filter(|damage| damage.is_endless) {
-            return Err(corrupt(path, damage.to_string()));
-        }
         let complaint = Complaint::default();
-        let options = options(config, recovery, Arc::clone(&complaint));
-        let error = match open(options, families(config)) {
+        let options = options(config, Arc::clone(&complaint));
+        match open(options, families(config)) {
             Ok(db) => {
                 let failed = OnceLock::new();
-                return Ok(Self { db, path: path.to_owned(), failed, complaint });
+                Ok(Self { db, path: path.to_owned(), failed, complaint, survey: None })
             }
-            Err(error) => error,
-        };
-        // The options are right, so what RocksDB calls an invalid argument is a database that does
-        // not exist or lacks a column family.
-        let is_damage = matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::Corruption);
-        if !is_damage {
-            return Err(store_error(path, DOING, error));
+            // The options are right, so what RocksDB calls an invalid argument is a database that
+            // does not exist or lacks a column family.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                Err(corrupt(path, error.into_string()))
+            }
+            Err(error) => Err(store_error(path, OPENING, error)),
         }
-        let said = error.into_string();
-        Err(corrupt(path, damage.map_or_else(|| said.clone(), |at| format!("{at} ({said})"))))
+    }
+
+    /// How far the write-ahead log could be read, for a message.
+    pub(crate) fn end(&self) -> String {
+        let end = self.survey.as_ref().and_then(|survey| survey.end.as_ref());
+        end.map_or_else(String::new, |place| format!(" (its write-ahead log ends in {place})"))
     }
 
     /// RocksDB itself.
@@ -147,6 +163,33 @@ impl Database {
                 Err(error) => return Err(self.error(DOING, error)),
             }
         }
+    }
+
+    /// Fills the files that the write-ahead log is going to use, so that the first writes after a
+    /// start find one that need not grow. `state` is what the last write left behind.
+    ///
+    /// RocksDB only uses a file again that it has let go of since it was opened. So the current file
+    /// and the next are filled with `bytes` bytes that it skips when it reads them, each is left for
+    /// the next by a flush, and then the first comes into use again.
+    pub(crate) fn prepare(&self, bytes: usize, state: &State) -> Result<(), StoreError> {
+        const DOING: &str = "preparing the write-ahead log";
+        if bytes == 0 {
+            return Ok(());
+        }
+        let filling = vec![0; bytes];
+        for _ in 0..2 {
+            self.write(|| {
+                let mut write = WriteBatch::default();
+                // Without a change to the memtable there would be nothing to flush.
+                write.put_cf(self.meta(), STATE_KEY, record::seal(STATE_KEY, state));
+                write.put_log_data(&filling);
+                write
+            })?;
+            let flushed =
+                self.db.flush_cfs_opt(&[self.entries(), self.meta()], &FlushOptions::new());
+            flushed.map_err(|error| self.error(DOING, error))?;
+        }
+        Ok(())
     }
 
     /// What failed in RocksDB's background work, which has no caller to be told (rule L14).
@@ -337,15 +380,13 @@ fn store_error(path: &Path, doing: &'static str, error: rocksdb::Error) -> Store
     }
 }
 
-fn options(config: &RocksLogConfig, recovery: Recovery, complaint: Complaint) -> Options {
+fn options(config: &RocksLogConfig, complaint: Complaint) -> Options {
     let mut options = Options::default();
-    options.set_wal_recovery_mode(match recovery {
-        Recovery::Strict => DBRecoveryMode::TolerateCorruptedTailRecords,
-        Recovery::Prefix => DBRecoveryMode::PointInTime,
-    });
-    // Reusing old write-ahead log files would be faster, but RocksDB cannot tell old bytes in them
-    // from damage, and so excludes the strict mode above.
-    options.set_recycle_log_file_num(0);
+    // Files of the write-ahead log are written over again: an fsync of a file that grows waits for
+    // the file system's journal as well. RocksDB then takes whatever does not check out for the end
+    // of the log. What that would lose, `inspect` has found before.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_recycle_log_file_num(1);
     options.set_paranoid_checks(true);
     // Both column families are flushed together, so a small `meta` does not keep old write-ahead
     // logs alive.

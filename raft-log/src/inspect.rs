@@ -54,15 +54,7 @@ pub struct LogStat {
 /// [`OpenError::Log`] with [`StoreError::Corrupt`] saying what is wrong, and where (rule L15).
 pub fn verify(dir: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<LogStat, OpenError> {
     let opened = Opened::open(dir)?;
-    let state = opened.database.state()?;
-    let total = state.map_or(0, |state| state.last.index.since(state.base.index));
-    let mut read = 0;
-    let found = recover::scan_with(&opened.database, &mut || {
-        read += 1;
-        if read % PROGRESS_EVERY == 0 || read == total {
-            progress(read, total);
-        }
-    })?;
+    let found = recover::scan(&opened.database, progress)?;
     opened.stat(found)
 }
 
@@ -168,6 +160,5 @@ fn size(path: &Path) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-const PROGRESS_EVERY: u64 = 4096;
 const DUMP_ENTRIES: usize = 1024;
 const DUMP_BYTES: usize = 4 << 20;

@@ -21,7 +21,8 @@
 //!
 //! A damaged write-ahead log can come back from RocksDB *shorter* than it was, without an error. A
 //! node that lost a vote or an acknowledged entry that way may elect two leaders or lose a client's
-//! write (rule L15). So this crate compares what it finds with what it knows had been there:
+//! write (rule L15). So this crate reads everything before RocksDB may change anything, and compares
+//! what it finds with what it knows had been there:
 //!
 //! 1. Each write carries one *state* record: the number of the write (1, 2, 3, ...), term and vote,
 //!    the base and the last entry. It is complete, so losing an earlier write cannot bring back an
@@ -29,18 +30,25 @@
 //! 2. After each fsync the same state goes to `DIR/watermark`, outside of RocksDB. A log whose last
 //!    write has a lower number than the watermark has lost an acknowledged write: refused. A log
 //!    without that write's successor has at most a torn tail that nobody was told about: accepted.
-//! 3. Each entry names the term of the entry before it. A write that is missing from the *middle* of
+//! 3. A write begins only after the one before was fsynced. So what does not check out in the
+//!    write-ahead log, with the beginning of a later write behind it, had been durable: refused, with
+//!    file and offset.
+//! 4. Each entry names the term of the entry before it. A write that is missing from the *middle* of
 //!    the log leaves a hole, a broken chain, or an end that the state record contradicts: refused.
-//! 4. Every record has a CRC-32C over its key and its content, checked on every read.
+//! 5. Every record has a CRC-32C over its key and its content, checked on every read.
 //!
 //! What it detects: any loss of acknowledged writes after a crash of the process (the watermark is
 //! in the page cache then, exact to the last write); after a power cut, any loss of writes older
-//! than [`RocksLogConfig::watermark_sync_every`], and any loss that leaves a wrong checksum, a hole
-//! or a broken chain.
+//! than [`RocksLogConfig::watermark_sync_every`], damage to any write but the last, and any loss that
+//! leaves a wrong checksum, a hole or a broken chain.
 //!
 //! What it cannot detect: that the whole directory was put back to an earlier moment, by restoring
 //! a backup or an image of the machine; and that a disk lost, in a power cut, the *last* writes of
 //! about the last second although it had confirmed them, and lost the watermark with them.
+//!
+//! Because none of this relies on RocksDB to tell damage from the end of the log, files of the
+//! write-ahead log can be written over again, which nearly halves the time of an fsync on some file
+//! systems (`docs/performance.md`). RocksDB's strict modes of recovery forbid that.
 
 mod config;
 mod database;

@@ -13,7 +13,7 @@ use raft_core::{
 use rocksdb::{IteratorMode, WriteBatch};
 
 use crate::config::RocksLogConfig;
-use crate::database::{self, BASE_KEY, Database, Recovery, STATE_KEY};
+use crate::database::{BASE_KEY, Database, STATE_KEY};
 use crate::directory::DataDir;
 use crate::error::OpenError;
 use crate::reader::Reader;
@@ -64,10 +64,10 @@ impl RocksLog {
         let (mut watermark, mark) =
             Watermark::open(&dir.watermark_path(), config.watermark_sync_every)?;
         let reserve = Database::reserve_path(&dir.log_path());
-        let opened = open_no_shorter(&dir.log_path(), &config, &mark).and_then(|database| {
-            let found = recover::scan(&database)?;
-            watermark.renew(&found.state)?;
-            Ok((database, found))
+        let opened = open_no_shorter(&dir.log_path(), &config, &mark).and_then(|opened| {
+            watermark.renew(&opened.1.state)?;
+            opened.0.prepare(config.prepared_bytes, &opened.1.state)?;
+            Ok(opened)
         });
         if matches!(opened, Err(StoreError::Full { .. })) {
             // The next start may need it.
@@ -175,7 +175,8 @@ impl LogStore for RocksLog {
         if let Some(recovered) = self.recovered.take() {
             return Ok(recovered);
         }
-        let found = recover::scan(&self.database).map_err(|error| self.database.latch(error))?;
+        let found = recover::scan(&self.database, &mut |_, _| {})
+            .map_err(|error| self.database.latch(error))?;
         Ok(recovered(found))
     }
 
@@ -269,52 +270,22 @@ fn data_without_database(path: &Path) -> Result<Option<String>, OpenError> {
     Ok(None)
 }
 
-/// Opens the database at `path`, unless it has lost a write that the watermark knows.
+/// Opens the database at `path`, unless it has lost a write that had been durable. Nothing is changed
+/// before all of it is read and checked, so that the evidence is not destroyed.
 fn open_no_shorter(
     path: &Path,
     config: &RocksLogConfig,
     mark: &State,
-) -> Result<Database, StoreError> {
-    match Database::open(path, config, Recovery::Strict) {
-        Ok(database) => {
-            check_covers(&database, mark)?;
-            Ok(database)
-        }
-        Err(StoreError::Corrupt { what, .. }) => open_damaged(path, config, mark, &what),
-        Err(error) => Err(error),
+) -> Result<(Database, Found), StoreError> {
+    let found = Database::inspect(path, config).and_then(|database| {
+        check_covers(&database, mark)?;
+        recover::scan(&database, &mut |_, _| {})
+    })?;
+    let database = Database::open(path, config)?;
+    if database.state()? != Some(found.state) {
+        return Err(database.corrupt("it reads differently the second time"));
     }
-}
-
-/// Something in the database is damaged. If that is a write that nobody was told about, torn by a
-/// power cut, what comes before it is whole and reaches the watermark. Nothing is changed before
-/// that is certain, so that the evidence is not destroyed.
-fn open_damaged(
-    path: &Path,
-    config: &RocksLogConfig,
-    mark: &State,
-    what: &str,
-) -> Result<Database, StoreError> {
-    let intact = Database::inspect(path, config)
-        .and_then(|database| check_covers(&database, mark).map(|()| database))
-        .and_then(|database| recover::scan(&database));
-    match intact {
-        Ok(Found { state, .. }) => {
-            tracing::warn!(
-                path = %path.display(), damage = what, kept = %state,
-                "a torn write after the last acknowledged one is dropped"
-            );
-        }
-        Err(StoreError::Corrupt { what: missing, .. }) if missing != what => {
-            return Err(database::corrupt(path, format!("{what}; before that place, {missing}")));
-        }
-        Err(StoreError::Corrupt { .. }) => {
-            return Err(database::corrupt(path, what.to_owned()));
-        }
-        Err(error) => return Err(error),
-    }
-    let database = Database::open(path, config, Recovery::Prefix)?;
-    check_covers(&database, mark)?;
-    Ok(database)
+    Ok((database, found))
 }
 
 /// Rule L15: what was acknowledged is there.
@@ -324,8 +295,9 @@ pub(crate) fn check_covers(database: &Database, mark: &State) -> Result<(), Stor
     };
     if state.write < mark.write {
         return Err(database.corrupt(format!(
-            "the last thing found in it is {state}, but the watermark knows {mark}: \
-             acknowledged writes are gone"
+            "the last thing found in it is {state}{}, but the watermark knows {mark}: \
+             acknowledged writes are gone",
+            database.end()
         )));
     }
     if state.write == mark.write && state != *mark {

@@ -1,14 +1,22 @@
-//! The outer form of RocksDB's write-ahead log and manifest, checked before RocksDB reads them.
+//! The outer form of RocksDB's write-ahead log and manifest, read before RocksDB reads them.
 //!
-//! Both are blocks of 32 KiB, filled with fragments: a masked CRC-32C of type and content, 4 bytes; a
-//! length, 2 bytes; a type, 1 byte; the content. Two reasons to read them here as well:
+//! Both are blocks of 32 KiB, filled with fragments: a masked CRC-32C of everything after the length,
+//! 4 bytes; a length, 2 bytes; a type, 1 byte; in the write-ahead log the number of the file, 4 bytes;
+//! the content. A record is one fragment or a row of them, and begins with its sequence number, 8 bytes.
 //!
-//! 1. RocksDB 11.8 does not return from opening a log in which the type of a later fragment has
-//!    turned into one of the *recyclable* types (one flipped bit does it): `log::Reader` answers
-//!    "bad record" without consuming it, for ever. A node that spins at its start says nothing to
-//!    anybody, so such a file is refused here, before RocksDB sees it. That holds for a torn tail
-//!    too, which would be accepted otherwise: there is no way to let RocksDB read what is before it.
-//! 2. RocksDB says that a checksum does not match, but not where. An operator wants file and offset.
+//! Files of the write-ahead log are written over again, because appending to a file costs the disk
+//! almost twice as much: what was in one before follows what is in it now. The file's number tells
+//! them apart. RocksDB then takes the first thing that does not check out for the end of the log, so
+//! it cannot tell damage from the end. Three reasons to read the files here as well:
+//!
+//! 1. A record begins only after the one before was fsynced. So if one that checks out begins behind
+//!    a place that does not, what was there had been durable, and is damaged: [`Survey::newest`] is the
+//!    sequence number up to which everything must be found.
+//! 2. RocksDB 11.8 does not return from opening a file in which the type of a later fragment has
+//!    turned into one of the *recyclable* types after a first of another (in a manifest one flipped
+//!    bit does it): `log::Reader` answers "bad record" without consuming it, for ever. A node that
+//!    spins at its start says nothing to anybody, so such a file is refused here.
+//! 3. RocksDB says that a checksum does not match, but not where. An operator wants file and offset.
 
 use std::fmt;
 use std::fs::File;
@@ -17,16 +25,32 @@ use std::path::Path;
 
 const BLOCK_BYTES: usize = 32 << 10;
 const HEAD_BYTES: usize = 7;
+/// With the number of the file.
+const NUMBERED_HEAD_BYTES: usize = 11;
+/// How far a sequence number can be ahead of the one before within a file. Only used where a
+/// fragment is looked for among other bytes, which a client may have chosen.
+const NEAR: u64 = 1 << 24;
 
-/// The first thing that is wrong in a file.
+/// What the files of a database look like from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// The sequence number with which the newest record of the write-ahead log begins. Everything
+    /// before that number had been durable.
+    pub(crate) newest: u64,
+    /// The first place that does not check out although something does after it.
+    pub(crate) damage: Option<Damage>,
+    /// How far the newest file of the write-ahead log checks out.
+    pub(crate) end: Option<Damage>,
+    /// A place that RocksDB must not be shown: it would not return.
+    pub(crate) endless: Option<Damage>,
+}
+
+/// A place where something is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
     file: String,
-    /// Where the damaged fragment starts.
     offset: u64,
     what: &'static str,
-    /// Whether RocksDB must not be shown the file.
-    pub(crate) is_endless: bool,
 }
 
 impl fmt::Display for Damage {
@@ -35,38 +59,39 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Reads through every write-ahead log and manifest in `directory`, oldest first. Gives the damage
-/// that RocksDB would not return from, if there is any, else the first that there is.
+/// Reads through every write-ahead log and manifest in `directory`, oldest first.
 ///
 /// # Errors
 ///
-/// What the system says. A directory that does not exist has no damage.
-pub(crate) fn first_damage(directory: &Path) -> io::Result<Option<Damage>> {
-    let mut first = None;
+/// What the system says. There is nothing in a directory that does not exist.
+pub(crate) fn survey(directory: &Path) -> io::Result<Survey> {
+    let mut survey = Survey::default();
     for name in names(directory)? {
+        let mut reading = Reading {
+            number: name.strip_suffix(".log").and_then(|number| number.parse().ok()),
+            form: None,
+            broken: None,
+        };
         let mut file = File::open(directory.join(&name))?;
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         let mut offset = 0_u64;
+        let limit = u64::try_from(BLOCK_BYTES).map_err(io::Error::other)?;
         loop {
             block.clear();
-            let limit = u64::try_from(BLOCK_BYTES).map_err(io::Error::other)?;
-            let read = (&mut file).take(limit).read_to_end(&mut block)?;
-            let is_last = read < BLOCK_BYTES;
-            if let Some((at, what, is_endless)) = check_block(&block, offset == 0, is_last) {
-                let offset = offset + u64::try_from(at).map_err(io::Error::other)?;
-                let damage = Damage { file: name.clone(), offset, what, is_endless };
-                if is_endless {
-                    return Ok(Some(damage));
-                }
-                first.get_or_insert(damage);
-            }
-            if is_last {
+            if (&mut file).take(limit).read_to_end(&mut block)? == 0 {
                 break;
             }
+            reading.block(&block, offset, &name, &mut survey);
             offset += limit;
         }
+        if reading.number.is_some() {
+            survey.end = reading.broken;
+        } else if survey.damage.is_none() {
+            // A manifest is never written over: only a cut at its end is no damage.
+            survey.damage = reading.broken.filter(|broken| broken.what != CUT);
+        }
     }
-    Ok(first)
+    Ok(survey)
 }
 
 fn names(directory: &Path) -> io::Result<Vec<String>> {
@@ -86,35 +111,122 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Goes through a block as RocksDB does, which leaves it at the first fragment that is damaged.
-fn check_block(block: &[u8], is_first: bool, is_last: bool) -> Option<(usize, &'static str, bool)> {
-    let mut at = 0;
-    while let Some(head) = block.get(at..at + HEAD_BYTES) {
-        let kind = head[6];
-        let length = usize::from(u16::from_le_bytes([head[4], head[5]]));
-        let is_first_fragment = is_first && at == 0;
-        if is_recyclable(kind) {
-            return Some((at, "a fragment of a type that is not used here", !is_first_fragment));
-        }
-        let Some(content) = block.get(at + 6..at + HEAD_BYTES + length) else {
-            // Within the last block it is where a crash cut the file.
-            return (!is_last).then_some((at, "a fragment that is longer than its block", false));
-        };
-        if kind == 0 && length == 0 {
-            // Zeroes up to the end are space that was never written.
-            let is_empty = block[at..].iter().all(|&byte| byte == 0);
-            return (!is_empty).then_some((at, "zeroes before other data", false));
-        }
-        let stored = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-        if stored != masked(crc32c::crc32c(content)) {
-            return Some((at, "a fragment whose checksum does not match", false));
-        }
-        at += HEAD_BYTES + length;
-    }
-    None
+/// What is known of a file that is being read.
+struct Reading {
+    /// Its number, if it is a write-ahead log.
+    number: Option<u32>,
+    /// What RocksDB takes it for.
+    form: Option<Form>,
+    /// The first place that does not check out.
+    broken: Option<Damage>,
 }
 
-/// The types of fragments in a log file that is used again, which this crate's never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A fragment without a number checked out before one with a number was seen.
+    Plain,
+    Numbered,
+}
+
+impl Reading {
+    fn block(&mut self, block: &[u8], offset: u64, name: &str, survey: &mut Survey) {
+        let place = |at: usize, what| Damage {
+            file: name.to_owned(),
+            offset: offset.saturating_add(u64::try_from(at).unwrap_or(u64::MAX)),
+            what,
+        };
+        let mut at = 0;
+        while block.len() >= at + HEAD_BYTES {
+            let is_recyclable = is_recyclable(block[at + 6]);
+            if is_recyclable && self.form.is_none() {
+                self.form = Some(Form::Numbered);
+            } else if is_recyclable && self.form == Some(Form::Plain) {
+                survey.endless.get_or_insert_with(|| place(at, "a fragment of a foreign type"));
+                return;
+            }
+            match self.fragment(block, at) {
+                Ok(fragment) => {
+                    self.form.get_or_insert(Form::Plain);
+                    if self.number.is_some() && fragment.starts_record() {
+                        if let Some(broken) = &self.broken {
+                            survey.damage.get_or_insert_with(|| broken.clone());
+                        }
+                        survey.newest = survey.newest.max(fragment.sequence().unwrap_or(0));
+                    }
+                    at = fragment.end;
+                }
+                Err(what) => {
+                    self.broken.get_or_insert_with(|| place(at, what));
+                    let Some(next) = self.find(block, at + 1, survey.newest) else { return };
+                    at = next;
+                }
+            }
+        }
+    }
+
+    /// The fragment at `at`, if it checks out and is of this file.
+    fn fragment<'a>(&self, block: &'a [u8], at: usize) -> Result<Fragment<'a>, &'static str> {
+        let rest = &block[at..];
+        let is_short = block.len() < BLOCK_BYTES;
+        let head: &[u8; HEAD_BYTES] = rest.first_chunk().ok_or(CUT)?;
+        let length = usize::from(u16::from_le_bytes([head[4], head[5]]));
+        let kind = head[6];
+        let head_bytes = if is_recyclable(kind) { NUMBERED_HEAD_BYTES } else { HEAD_BYTES };
+        let Some(checked) = rest.get(6..head_bytes + length) else {
+            return Err(if is_short { CUT } else { "a fragment that is longer than its block" });
+        };
+        if kind == 0 && length == 0 {
+            return Err(if rest.iter().all(|&byte| byte == 0) { CUT } else { "zeroes" });
+        }
+        let stored = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        if stored != masked(crc32c::crc32c(checked)) {
+            return Err("a fragment whose checksum does not match");
+        }
+        if let Some(number) = checked.get(1..5).filter(|_| is_recyclable(kind))
+            && self.number.is_none_or(|own| own.to_le_bytes() != number)
+        {
+            return Err("what the file had held before");
+        }
+        let content = &rest[head_bytes..head_bytes + length];
+        Ok(Fragment { kind, content, end: at + head_bytes + length })
+    }
+
+    /// The next place in `block`, from `from` on, where a record of this file may begin.
+    fn find(&self, block: &[u8], from: usize, newest: u64) -> Option<usize> {
+        let number = self.number?.to_le_bytes();
+        (from..block.len().saturating_sub(NUMBERED_HEAD_BYTES)).find(|&at| {
+            block[at + 7..at + NUMBERED_HEAD_BYTES] == number
+                && is_recyclable(block[at + 6])
+                && self.fragment(block, at).is_ok_and(|fragment| {
+                    let sequence = fragment.sequence().unwrap_or(0);
+                    fragment.starts_record() && sequence > newest && sequence - newest < NEAR
+                })
+        })
+    }
+}
+
+const CUT: &str = "the end of what was written";
+
+struct Fragment<'a> {
+    kind: u8,
+    content: &'a [u8],
+    /// Where it ends in its block.
+    end: usize,
+}
+
+impl Fragment<'_> {
+    /// Whether it is a whole record or the first part of one.
+    fn starts_record(&self) -> bool {
+        matches!(self.kind, 1 | 2 | 5 | 6)
+    }
+
+    /// The sequence number of a record that begins here. `None` if it is cut within it.
+    fn sequence(&self) -> Option<u64> {
+        self.content.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
+/// The types of fragments that bear the number of their file.
 fn is_recyclable(kind: u8) -> bool {
     matches!(kind, 5..=8 | 11 | 131)
 }
@@ -128,8 +240,10 @@ fn masked(sum: u32) -> u32 {
 mod tests {
     use super::*;
 
-    fn fragment(kind: u8, content: &[u8]) -> Vec<u8> {
+    /// A fragment of file `number`; a plain one if there is none.
+    fn fragment(kind: u8, number: Option<u32>, content: &[u8]) -> Vec<u8> {
         let mut checked = vec![kind];
+        checked.extend(number.map(u32::to_le_bytes).into_iter().flatten());
         checked.extend_from_slice(content);
         let mut bytes = masked(crc32c::crc32c(&checked)).to_le_bytes().to_vec();
         bytes.extend_from_slice(&u16::try_from(content.len()).unwrap().to_le_bytes());
@@ -137,44 +251,85 @@ mod tests {
         bytes
     }
 
-    fn damage(bytes: &[u8]) -> Option<(u64, bool)> {
+    /// A record of file 4 that begins with sequence number `sequence`.
+    fn record(sequence: u64) -> Vec<u8> {
+        fragment(5, Some(4), &[&sequence.to_le_bytes()[..], b"and so on"].concat())
+    }
+
+    fn surveyed(name: &str, bytes: &[u8]) -> Survey {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("000004.log"), bytes).unwrap();
-        let found = first_damage(dir.path()).unwrap();
-        found.map(|damage| (damage.offset, damage.is_endless))
+        std::fs::write(dir.path().join(name), bytes).unwrap();
+        survey(dir.path()).unwrap()
+    }
+
+    /// Newest record, where damage is, where the end is.
+    fn log(bytes: &[u8]) -> (u64, Option<u64>, Option<u64>) {
+        let Survey { newest, damage, end, endless } = surveyed("000004.log", bytes);
+        assert_eq!(endless, None);
+        (newest, damage.map(|place| place.offset), end.map(|place| place.offset))
     }
 
     #[test]
-    fn damage_is_located() {
-        let one = fragment(1, b"one");
-        let two = fragment(1, b"two");
-        let whole = [one.clone(), two.clone()].concat();
-        assert_eq!(damage(&whole), None);
-        assert_eq!(damage(&[&whole[..], &[0; 100]].concat()), None, "space never written");
-        assert_eq!(damage(&whole[..15]), None, "cut by a crash");
-        let between = [&one[..], &[0; 10], &two].concat();
-        assert_eq!(damage(&between), Some((10, false)));
-        let mut bad = whole;
-        bad[18] ^= 1;
-        assert_eq!(damage(&bad), Some((10, false)));
+    fn the_end_is_told_from_damage() {
+        let [one, two, three] = [1, 2, 5].map(record);
+        let len = one.len() as u64;
+        let whole = [&one[..], &two, &three].concat();
+        assert_eq!(log(&whole), (5, None, None));
+        assert_eq!(log(&[&whole[..], &[0; 100]].concat()), (5, None, Some(3 * len)));
+        assert_eq!(log(&whole[..whole.len() - 3]), (2, None, Some(2 * len)));
+        // What another file had held there is no damage, whether it is aligned or not.
+        let old = fragment(5, Some(3), &[&9_u64.to_le_bytes()[..], b"old"].concat());
+        assert_eq!(log(&[&whole[..], &old].concat()), (5, None, Some(3 * len)));
+        assert_eq!(log(&[&whole[..], &old[3..], &old].concat()), (5, None, Some(3 * len)));
+
+        for at in 0..whole.len() {
+            let mut bad = whole.clone();
+            bad[at] ^= 0x40;
+            let (newest, damage, _) = log(&bad);
+            let expected = at as u64 / len * len;
+            if expected < 2 * len {
+                assert_eq!((newest, damage), (5, Some(expected)), "byte {at}");
+            } else {
+                assert_eq!((newest, damage), (2, None), "byte {at}");
+            }
+        }
     }
 
     #[test]
     fn a_second_block_is_read_whatever_the_first_is_like() {
-        let mut bytes = fragment(1, &vec![7; BLOCK_BYTES - HEAD_BYTES]);
-        bytes.extend(fragment(1, b"more"));
-        assert_eq!(damage(&bytes), None);
-        let second = BLOCK_BYTES + 6;
+        let long = [&1_u64.to_le_bytes()[..], &vec![7; BLOCK_BYTES - 19]].concat();
+        let mut bytes = fragment(6, Some(4), &long);
+        let rest = fragment(8, Some(4), b"rest");
+        bytes.extend(&rest);
+        bytes.extend(record(3));
+        assert_eq!(log(&bytes), (3, None, None));
         bytes[20] ^= 1;
-        assert_eq!(damage(&bytes), Some((0, false)));
-        bytes[second] = 5;
-        assert_eq!(damage(&bytes), Some((u64::try_from(BLOCK_BYTES).unwrap(), true)));
+        assert_eq!(log(&bytes), (3, Some(0), Some(0)));
+        // The rest of a torn record says nothing of what had been durable.
+        bytes.truncate(BLOCK_BYTES + rest.len());
+        assert_eq!(log(&bytes), (0, None, Some(0)));
+    }
+
+    #[test]
+    fn bytes_that_a_client_chose_are_no_record() {
+        let far = fragment(5, Some(4), &[&u64::MAX.to_le_bytes()[..], b"chosen"].concat());
+        let one = record(1);
+        assert_eq!(log(&[&one[..], b"torn", &far].concat()), (1, None, Some(one.len() as u64)));
     }
 
     #[test]
     fn what_rocksdb_would_not_return_from_is_told_apart() {
-        let bytes = [fragment(1, b"one"), fragment(5, b"two")].concat();
-        assert_eq!(damage(&bytes), Some((10, true)));
-        assert_eq!(damage(&fragment(5, b"one")), Some((0, false)));
+        let plain = fragment(1, None, b"an edit");
+        let whole = [plain.clone(), plain.clone()].concat();
+        let found = surveyed("MANIFEST-000001", &whole);
+        assert_eq!((found.damage, found.endless), (None, None));
+        let mut bad = whole.clone();
+        bad[plain.len() + 8] ^= 1;
+        let damage = surveyed("MANIFEST-000001", &bad).damage.unwrap();
+        assert_eq!(damage.offset, plain.len() as u64);
+        let mut bad = whole;
+        bad[plain.len() + 6] = 5;
+        let endless = surveyed("MANIFEST-000001", &bad).endless.unwrap();
+        assert_eq!(endless.offset, plain.len() as u64);
     }
 }

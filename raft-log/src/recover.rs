@@ -18,15 +18,14 @@ pub(crate) struct Found {
     pub(crate) memberships: Vec<(LogId, Membership)>,
 }
 
-/// Reads through the whole log and checks it.
+/// Reads through the whole log and checks it. `progress` is told now and then how many entries of how
+/// many are read.
 ///
 /// Payloads are checked but not copied, except for memberships.
-pub(crate) fn scan(database: &Database) -> Result<Found, StoreError> {
-    scan_with(database, &mut || {})
-}
-
-/// As [`scan`]; `seen` is told of each entry.
-pub(crate) fn scan_with(database: &Database, seen: &mut dyn FnMut()) -> Result<Found, StoreError> {
+pub(crate) fn scan(
+    database: &Database,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Found, StoreError> {
     let state = database.state()?.ok_or_else(|| database.corrupt("it has no state record"))?;
     let base = database.base()?.ok_or_else(|| database.corrupt("it has no base record"))?;
     if base.last != state.base {
@@ -57,7 +56,10 @@ pub(crate) fn scan_with(database: &Database, seen: &mut dyn FnMut()) -> Result<F
                 memberships.push((record.id, membership));
             }
         }
-        seen();
+        let read = record.id.index.since(base.last.index);
+        if read % PROGRESS_EVERY == 0 || record.id == state.last {
+            progress(read, state.last.index.since(base.last.index));
+        }
         rows.next();
     }
     rows.status().map_err(|error| database.error("reading the log", error))?;
@@ -74,6 +76,7 @@ pub(crate) fn scan_with(database: &Database, seen: &mut dyn FnMut()) -> Result<F
 }
 
 const READAHEAD_BYTES: usize = 2 << 20;
+const PROGRESS_EVERY: u64 = 4096;
 
 /// Checks that the row is the entry that comes next.
 fn next_record<'a>(
@@ -133,7 +136,7 @@ mod tests {
             write.put_cf(database.entries(), record::key(id.index), &bytes);
         }
         database.db().write(write).unwrap();
-        scan(&database)
+        scan(&database, &mut |_, _| {})
     }
 
     /// Rule L15, rule L16: each way in which a log can lack a write that others were built upon.

@@ -10,7 +10,9 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Content, Place, append, command, commands, content, hard, id, log_files, membership};
+use common::{
+    Content, Opened, Place, append, command, commands, content, hard, id, log_files, membership,
+};
 use raft_core::{Batch, Entry, Index, Installed, LogStore, Payload, SnapshotMeta, StoreError};
 use raft_log::OpenError;
 
@@ -31,7 +33,18 @@ impl Sample {
     /// A log with something of everything, still in the write-ahead log, as after a crash.
     fn in_write_ahead_log() -> Self {
         let place = Place::new();
-        let mut log = place.open().unwrap();
+        let log = place.open().unwrap();
+        Self::written(&place, log)
+    }
+
+    /// The same in a file that was used before.
+    fn in_used_file() -> Self {
+        let place = Place::new();
+        let log = place.open_prepared().unwrap();
+        Self::written(&place, log)
+    }
+
+    fn written(place: &Place, mut log: Opened) -> Self {
         log.recover().unwrap();
         for batch in history() {
             log.persist(&batch).unwrap();
@@ -79,13 +92,19 @@ impl Sample {
     /// Flips a bit in every `step`th byte of `file`; at every third such place also fills with zeroes
     /// and cuts. Counts the refusals.
     fn damage_everywhere(&self, file: &Path, step: usize) -> Counts {
+        let len = fs::metadata(self.place.path().join(file)).unwrap().len();
+        self.damage_until(file, usize::try_from(len).unwrap(), step)
+    }
+
+    /// The same for the bytes before `end`.
+    fn damage_until(&self, file: &Path, end: usize, step: usize) -> Counts {
         let good = fs::read(self.place.path().join(file)).unwrap();
         let mut counts = Counts::default();
         let mut count = |bad: &[u8], what: String| {
             let outcome = self.after(|data| fs::write(data.join(file), bad).unwrap());
             counts.add(&outcome, || format!("{}: {what}: {outcome:?}", file.display()));
         };
-        for (number, at) in (0..good.len()).step_by(step).enumerate() {
+        for (number, at) in (0..end).step_by(step).enumerate() {
             let mut flipped = good.clone();
             flipped[at] ^= 1 << (at % 8);
             count(&flipped, format!("byte {at} flipped"));
@@ -156,6 +175,116 @@ fn write_ahead_log() {
     let counts = sample.damage_everywhere(&files[0], 1);
     assert!(counts.refused > 1000, "{counts:?}");
     assert_eq!(counts.whole, 0, "{counts:#?}");
+}
+
+/// The same where the file is written over again, and RocksDB takes all damage for the end of the log.
+#[test]
+fn write_ahead_log_in_a_used_file() {
+    let sample = Sample::in_used_file();
+    let file = newest_log(&sample.place);
+    let bytes = fs::read(&file).unwrap();
+    let end = used(&bytes);
+    assert!(end > 500 && bytes.len() > 60 << 10, "there is something behind the log");
+    let name = file.strip_prefix(sample.place.path()).unwrap();
+    let counts = sample.damage_until(name, end, 3);
+    assert!(counts.refused > 300, "{counts:?}");
+    assert_eq!(counts.whole, 0, "{counts:#?}");
+}
+
+/// Damage to what had been durable is told from a torn end even if the watermark is out of date, as
+/// it may be after a power cut: whatever checks out behind it was written later.
+#[test]
+fn damage_before_a_later_write_is_refused_without_a_watermark() {
+    for used in [false, true] {
+        let place = Place::new();
+        let mut log = if used { place.open_prepared() } else { place.open() }.unwrap();
+        log.recover().unwrap();
+        let old = place.copy();
+        log.persist(&append(commands(1..=3, 1))).unwrap();
+        let before = place.copy();
+        log.persist(&append(commands(4..=5, 1))).unwrap();
+        let place = place.copy();
+        let watermark = old.path().join("watermark");
+        fs::copy(&watermark, place.path().join("watermark")).unwrap();
+        let full = open_and_read(&place.copy()).unwrap();
+        let less = open_and_read(&before.copy()).unwrap();
+
+        let file = newest_log(&place);
+        let name = file.strip_prefix(place.path()).unwrap();
+        let [old, before, after] =
+            [&old, &before, &place].map(|place| fs::read(place.path().join(name)).unwrap());
+        let first = difference(&old, &before);
+        let second = difference(&before, &after);
+        let last = after.len() - difference_at_end(&before, &after);
+        for at in first..last {
+            let damaged = place.copy();
+            let mut bad = after.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(damaged.path().join(name), bad).unwrap();
+            match open_and_read(&damaged) {
+                Err(OpenError::Log(StoreError::Corrupt { what, .. })) if at < second => {
+                    assert!(what.contains(&format!("at byte {first}")), "byte {at}: {what}");
+                }
+                Ok(found) if at >= second => assert_eq!(found, less, "byte {at}"),
+                other => panic!("byte {at} of {first}..{second}..{last}: {other:?}"),
+            }
+        }
+        assert_eq!(open_and_read(&place).unwrap(), full);
+    }
+}
+
+/// A write that nobody was told about, torn over what the file had held before: it is dropped.
+#[test]
+fn a_torn_write_in_a_used_file_is_dropped() {
+    let place = Place::new();
+    let mut log = place.open_prepared().unwrap();
+    log.recover().unwrap();
+    log.persist(&append(commands(1..=3, 1))).unwrap();
+    let before = place.copy();
+    log.persist(&append(commands(4..=9, 1))).unwrap();
+    let after = place.copy();
+    let content_before = open_and_read(&before.copy()).unwrap();
+    let content_after = open_and_read(&after.copy()).unwrap();
+    fs::copy(before.path().join("watermark"), after.path().join("watermark")).unwrap();
+    let file = newest_log(&after);
+    let name = file.strip_prefix(after.path()).unwrap();
+    let [short, long] = [&before, &after].map(|place| fs::read(place.path().join(name)).unwrap());
+    let from = difference(&short, &long);
+    let end = long.len() - difference_at_end(&short, &long);
+    assert!(end > from + 100);
+    for cut in from..=end {
+        let torn = after.copy();
+        let bytes = [&long[..cut], &short[cut..]].concat();
+        fs::write(torn.path().join(name), bytes).unwrap();
+        let found = open_and_read(&torn).unwrap_or_else(|error| panic!("at byte {cut}: {error}"));
+        let expected = if cut == end { &content_after } else { &content_before };
+        assert_eq!(&found, expected, "at byte {cut}");
+    }
+}
+
+/// Where two files of the same row of writes part.
+fn difference(one: &[u8], other: &[u8]) -> usize {
+    let same = one.iter().zip(other).take_while(|(one, other)| one == other).count();
+    assert!(same < other.len());
+    same
+}
+
+/// How many bytes they have in common at the end.
+fn difference_at_end(one: &[u8], other: &[u8]) -> usize {
+    if one.len() < other.len() {
+        return 0;
+    }
+    one.iter().rev().zip(other.iter().rev()).take_while(|(one, other)| one == other).count()
+}
+
+/// How far a file is written over that had been filled with zeroes.
+fn used(bytes: &[u8]) -> usize {
+    bytes[..32 << 10].iter().rposition(|&byte| byte != 0).unwrap() + 1
+}
+
+/// The file of the write-ahead log that is being written to.
+fn newest_log(place: &Place) -> PathBuf {
+    log_files(&place.path(), is_write_ahead_log).pop().unwrap()
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
-use common::{append, command, config, founding, identity};
+use common::{append, command, founding, identity, prepared};
 use raft_core::{Index, LogStore, StoreError};
 use raft_log::{DataDir, RocksLog};
 use tempfile::TempDir;
@@ -61,7 +61,7 @@ fn a_full_disk_stops_the_store_and_lets_it_start_again() {
     let data = volume.data();
     initialise(&data);
     let reserve = data.join("reserve");
-    let mut small = config();
+    let mut small = prepared();
     small.reserve_bytes = 4 << 20;
     let dir = DataDir::open(&data).unwrap();
     let mut log = RocksLog::open(&dir, small.clone()).unwrap();
@@ -120,7 +120,7 @@ fn a_data_directory_on_a_full_disk_is_refused() {
     let mut file = fs::File::create(&filler).unwrap();
     while file.write_all(&[1; 4096]).is_ok() {}
     let refused = DataDir::open(&volume.data())
-        .and_then(|mut dir| dir.initialise(identity(), &founding(), &config()));
+        .and_then(|mut dir| dir.initialise(identity(), &founding(), &prepared()));
     let message = refused.unwrap_err().to_string();
     assert!(message.contains("full") || message.contains("No space left"), "{message}");
 }
@@ -130,7 +130,7 @@ fn a_data_directory_on_a_full_disk_is_refused() {
 fn writer() {
     let Some(data) = env::var_os(DATA) else { return };
     let dir = DataDir::open(Path::new(&data)).unwrap();
-    let mut log = match RocksLog::open(&dir, config()) {
+    let mut log = match RocksLog::open(&dir, prepared()) {
         Ok(log) => log,
         Err(error) => {
             // Twice, as for a write: an opening is not tried again.
@@ -260,13 +260,13 @@ fn log_end(log: &mut RocksLog) -> u64 {
 
 fn initialise(data: &Path) {
     let mut dir = DataDir::open(data).unwrap();
-    dir.initialise(identity(), &founding(), &config()).unwrap();
+    dir.initialise(identity(), &founding(), &prepared()).unwrap();
 }
 
 /// Opens the log, checks each entry in it, and says which is the last.
 fn check(data: &Path) -> u64 {
     let dir = DataDir::open(data).unwrap();
-    let mut log = RocksLog::open(&dir, config()).unwrap();
+    let mut log = RocksLog::open(&dir, prepared()).unwrap();
     let last = log.recover().unwrap().last;
     let entries = log.reader().read(Index(1), usize::MAX, usize::MAX).unwrap();
     assert_eq!(entries.last().map_or(0, |entry| entry.id.index.0), last.0);

@@ -22,8 +22,10 @@ fn sample(temporary: &TempDir) -> PathBuf {
     let membership = Membership::of_voters([(node, "a.example:1".to_owned())]);
     let founding = SnapshotMeta { membership, ..SnapshotMeta::default() };
     let identity = Identity { cluster: ClusterId(7), node, incarnation: Incarnation(9) };
-    dir.initialise(identity, &founding, &RocksLogConfig::default()).unwrap();
-    let mut log = RocksLog::open(&dir, RocksLogConfig::default()).unwrap();
+    let mut config = RocksLogConfig::default();
+    config.prepared_bytes = 0;
+    dir.initialise(identity, &founding, &config).unwrap();
+    let mut log = RocksLog::open(&dir, config).unwrap();
     log.recover().unwrap();
     for term in 1..=3 {
         let entries = (1..=10).map(|n| {

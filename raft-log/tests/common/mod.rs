@@ -39,8 +39,17 @@ impl Place {
     }
 
     pub(crate) fn open(&self) -> Result<Opened, OpenError> {
+        self.open_with(config())
+    }
+
+    /// With a write-ahead log in a file that was used before, as a node has it.
+    pub(crate) fn open_prepared(&self) -> Result<Opened, OpenError> {
+        self.open_with(prepared())
+    }
+
+    fn open_with(&self, config: RocksLogConfig) -> Result<Opened, OpenError> {
         let dir = DataDir::open(&self.path())?;
-        let log = RocksLog::open(&dir, config())?;
+        let log = RocksLog::open(&dir, config)?;
         Ok(Opened { log, _dir: dir })
     }
 
@@ -97,10 +106,19 @@ impl LogStore for Opened {
     }
 }
 
-/// Small buffers: a test with a few kilobytes gets table files too.
+/// As [`config`], with files of the write-ahead log that are written over again.
+pub(crate) fn prepared() -> RocksLogConfig {
+    let mut config = config();
+    config.prepared_bytes = config.memtable_bytes;
+    config
+}
+
+/// Small buffers: a test with a few kilobytes gets table files too. The write-ahead log is a file
+/// that grows, so its length says how much was written.
 pub(crate) fn config() -> RocksLogConfig {
     let mut config = RocksLogConfig::default();
     config.memtable_bytes = 64 << 10;
+    config.prepared_bytes = 0;
     config.cache_bytes = 1 << 20;
     config
 }
