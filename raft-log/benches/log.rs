@@ -10,6 +10,8 @@
 //!   mounted for the purpose, as `BENCH_DIR`. What Linux counts for a process is of no use: it takes
 //!   a whole large page for each write into one.
 //!
+//! On a machine with other work p10 says what an append costs when nothing stands in its way.
+//!
 //! Says what it measures and judges nothing: the goals and what came of them are in
 //! `docs/performance.md`. `BENCH_DIR` is where the files go; it must be on the disk in question.
 
@@ -53,10 +55,19 @@ fn main() {
 // Appends.
 
 fn append() {
-    println!("durable appends; p50 and p99 in microseconds, throughput in MiB/s of payload");
+    println!("durable appends; quantiles in microseconds, throughput in MiB/s of payload");
     println!(
-        "{:>6} {:>6}  {:<14} {:>7} {:>7} {:>8} {:>9} {:>9}",
-        "bytes", "batch", "subject", "p50", "p99", "MiB/s", "p50/limit", "MiB/limit"
+        "{:>6} {:>6}  {:<12} {:>6} {:>6} {:>6} {:>7} {:>9} {:>9} {:>9}",
+        "bytes",
+        "batch",
+        "subject",
+        "p10",
+        "p50",
+        "p99",
+        "MiB/s",
+        "p10/limit",
+        "p50/limit",
+        "MiB/limit"
     );
     let engine = std::env::var_os("BENCH_RAFT_ENGINE").map(PathBuf::from);
     for bytes in SIZES {
@@ -122,13 +133,15 @@ impl Subject {
 
     fn print(&self, load: &Load, limit: &Self) {
         println!(
-            "{:>6} {:>6}  {:<14} {:>7.0} {:>7.0} {:>8.1} {:>9.2} {:>9.2}",
+            "{:>6} {:>6}  {:<12} {:>6.0} {:>6.0} {:>6.0} {:>7.1} {:>9.2} {:>9.2} {:>9.2}",
             load.bytes,
             load.batch,
             self.name,
+            self.quantile(10) * 1e6,
             self.quantile(50) * 1e6,
             self.quantile(99) * 1e6,
             self.throughput(load),
+            self.quantile(10) / limit.quantile(10),
             self.quantile(50) / limit.quantile(50),
             self.throughput(load) / limit.throughput(load),
         );
