@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::command::{Command, Outcome};
 use crate::error::DecodeError;
+use crate::inspect::{Inspected, Inspection};
 use crate::model::Revision;
 use crate::range::RangeRequest;
 use crate::reader::RangeReply;
@@ -28,6 +29,8 @@ pub enum Request {
     Status,
     /// Say who you all are. Any node answers at once, as far as it knows.
     Members,
+    /// Say what leases or sessions there are. Linearizable.
+    Inspect(Inspection),
 }
 
 /// A change of the store.
@@ -96,6 +99,8 @@ pub enum Answer {
     Status(NodeStatus),
     /// Who they all are.
     Members(Members),
+    /// What leases or sessions there are.
+    Inspected(Inspected),
 }
 
 /// How a node is.

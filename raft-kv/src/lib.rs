@@ -20,6 +20,7 @@ mod config;
 mod digest;
 mod error;
 mod home;
+mod inspect;
 mod kv;
 mod model;
 mod pool;
@@ -41,6 +42,7 @@ pub use command::{
 pub use config::KvConfig;
 pub use digest::Digest;
 pub use error::{DecodeError, KvError};
+pub use inspect::{Inspected, Inspection, LeaseStatus, Listing, SessionStatus};
 pub use kv::Kv;
 pub use model::{KeyRange, KeyValue, LeaseId, Revision};
 pub use proposal::{Proposal, Stamp};

@@ -132,6 +132,10 @@ impl KvReader {
         digest::of(&View::new(&self.live.store())?)
     }
 
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.live.store()
+    }
+
     /// What is set on the store.
     pub fn config(&self) -> &KvConfig {
         &self.config

@@ -214,7 +214,7 @@ impl Cluster {
                     applied: Index(self.applied),
                 }))
             }
-            Request::Write(_) | Request::Range(_) => Err(not_leader),
+            Request::Write(_) | Request::Range(_) | Request::Inspect(_) => Err(not_leader),
         }
     }
 }

@@ -23,9 +23,11 @@ use tokio::time::Instant;
 
 use crate::api::{Answer, Members, Read, ReadLevel, Rejection, Request, Write};
 use crate::command::{
-    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Outcome, Put, PutOutcome,
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, LeaseGrant, LeaseOutcome,
+    Outcome, Put, PutOutcome,
 };
-use crate::model::{KeyRange, KeyValue, Revision};
+use crate::inspect::{Inspected, Inspection, LeaseStatus, Listing, SessionStatus};
+use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
 use crate::range::RangeRequest;
 use crate::reader::RangeReply;
 use crate::txn::{Txn, TxnOutcome};
@@ -147,6 +149,90 @@ impl<C: Channel> Client<C> {
         self.write(Command::Txn(txn), |outcome| take!(Outcome::Txn, outcome)).await
     }
 
+    /// Grants a lease that lives for `ttl`; under `lease`, or an id that the cluster chooses.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`]; after [`ClientError::Unknown`] there may be one, which goes by itself.
+    pub async fn grant(
+        &self,
+        lease: Option<LeaseId>,
+        ttl: Duration,
+    ) -> Result<LeaseOutcome, ClientError> {
+        let grant = LeaseGrant { lease, ttl_ms: milliseconds(ttl) };
+        self.write(Command::GrantLease(grant), |outcome| take!(Outcome::Lease, outcome)).await
+    }
+
+    /// Lets a lease begin anew.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn keep_alive(&self, lease: LeaseId) -> Result<LeaseOutcome, ClientError> {
+        self.write(Command::KeepLease(lease), |outcome| take!(Outcome::Lease, outcome)).await
+    }
+
+    /// Ends a lease and deletes its keys.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`]; after [`ClientError::Unknown`] it may be gone or not.
+    pub async fn revoke(&self, lease: LeaseId) -> Result<LeaseOutcome, ClientError> {
+        self.write(Command::RevokeLease(lease), |outcome| take!(Outcome::Lease, outcome)).await
+    }
+
+    /// How long a lease has to live, and what keys it has. `None` if there is no such lease.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn time_to_live(
+        &self,
+        lease: LeaseId,
+        with_keys: bool,
+    ) -> Result<Option<LeaseStatus>, ClientError> {
+        let what = Inspection::Lease { lease, with_keys };
+        self.inspect(what, |found| take!(Inspected::Lease, found)).await
+    }
+
+    /// The leases there are, without their keys.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn leases(&self) -> Result<Listing<LeaseStatus>, ClientError> {
+        self.inspect(Inspection::Leases, |found| take!(Inspected::Leases, found)).await
+    }
+
+    /// The sessions there are, of whichever clients.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn sessions(&self) -> Result<Listing<SessionStatus>, ClientError> {
+        self.inspect(Inspection::Sessions, |found| take!(Inspected::Sessions, found)).await
+    }
+
+    /// Sends a command that does not belong to this client's session, as what concerns sessions has
+    /// to be sent. It is not sent again if it may have arrived.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn plainly(&self, command: Command) -> Result<Outcome, ClientError> {
+        self.without_session().write(command, Some).await
+    }
+
+    async fn inspect<T>(
+        &self,
+        what: Inspection,
+        expect: impl Fn(Inspected) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let request = Request::Inspect(what);
+        let expect = |answer| take!(Answer::Inspected, answer).and_then(&expect);
+        self.run(&request, Kind::Read, expect).await
+    }
+
     /// Reads one key.
     ///
     /// # Errors
@@ -229,8 +315,7 @@ impl<C: Channel> Client<C> {
             }
             // Should the answer be lost, the session ends by itself. So this can be asked again.
             let ttl = SESSION_TTL.max(2 * self.timeout);
-            let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-            let command = Command::OpenSession { ttl_ms };
+            let command = Command::OpenSession { ttl_ms: milliseconds(ttl) };
             let request = Request::Write(Write { session: None, command });
             let expect = |answer| {
                 let outcome = take!(Answer::Written, answer)?;
@@ -243,6 +328,10 @@ impl<C: Channel> Client<C> {
     fn directory(&self) -> MutexGuard<'_, Directory> {
         self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A session ends when nothing was written for so long. The next write opens another.

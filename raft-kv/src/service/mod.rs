@@ -23,6 +23,7 @@ use crate::api::{
 use crate::clock::{Sight, Timekeeper};
 use crate::command::{Command, Outcome};
 use crate::error::KvError;
+use crate::inspect::Inspection;
 use crate::pool::Pool;
 use crate::proposal::{Proposal, Stamp};
 use crate::range::RangeRequest;
@@ -96,6 +97,7 @@ impl Service {
         match request {
             Request::Write(write) => self.write(write, Box::new(reply)),
             Request::Range(read) => self.read(read, Box::new(reply)),
+            Request::Inspect(what) => self.inspect(what, Box::new(reply)),
             Request::Status => reply(inner.reply(Ok(Answer::Status(inner.status()))).encode()),
             Request::Members => reply(inner.reply(Ok(Answer::Members(inner.members()))).encode()),
         }
@@ -111,6 +113,23 @@ impl Service {
                 Err(error) => Err(inner.refused(error, Effect::Possible)),
             };
             reply(inner.reply(body).encode());
+        });
+    }
+
+    fn inspect(&self, what: Inspection, reply: Answerer) {
+        let inner = self.inner.clone();
+        self.inner.handle.read_barrier(Barrier::Linearizable, move |result| match result {
+            Ok(_) => {
+                let job = inner.clone();
+                inner.later(reply, move || {
+                    let now = job.with_time(|keeper, now| keeper.time(now));
+                    job.reader.inspect(what, now).map(Answer::Inspected).map_err(unreadable)
+                });
+            }
+            Err(error) => {
+                let error = inner.refused(error, Effect::Impossible);
+                reply(inner.reply(Err(error)).encode());
+            }
         });
     }
 
@@ -198,20 +217,27 @@ impl Inner {
             Ok(Some(found)) => reply(self.reply(fresh(found, least)).encode()),
             Ok(None) => {
                 let inner = self.clone();
-                let job = move |reply: Answerer| {
-                    let body = match inner.reader.range(&request) {
-                        Ok(found) => fresh(found, least),
-                        Err(error) => Err(unreadable(error)),
-                    };
-                    reply(inner.reply(body).encode());
-                };
-                if let Err(reply) = self.pool.run(reply, job) {
-                    let message = "more reads wait than the node can hold".to_owned();
-                    let body = Err(ErrorReply::Busy { retry_after_ms: BUSY_MS, message });
-                    reply(self.reply(body).encode());
-                }
+                self.later(reply, move || match inner.reader.range(&request) {
+                    Ok(found) => fresh(found, least),
+                    Err(error) => Err(unreadable(error)),
+                });
             }
             Err(error) => reply(self.reply(Err(unreadable(error))).encode()),
+        }
+    }
+
+    /// Answers with what `find` finds, which may have to wait for the disk or take long.
+    fn later(
+        self: &Arc<Self>,
+        reply: Answerer,
+        find: impl FnOnce() -> Result<Answer, ErrorReply> + Send + 'static,
+    ) {
+        let inner = self.clone();
+        let job = move |reply: Answerer| reply(inner.reply(find()).encode());
+        if let Err(reply) = self.pool.run(reply, job) {
+            let message = "more reads wait than the node can hold".to_owned();
+            let body = Err(ErrorReply::Busy { retry_after_ms: BUSY_MS, message });
+            reply(self.reply(body).encode());
         }
     }
 
