@@ -13,7 +13,9 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use raft_core::NodeId;
 
 use crate::failure::Failure;
-use crate::kv_args::{CompactArgs, DelArgs, PutArgs, RangeArgs, TxnArgs};
+use crate::kv_args::{
+    CompactArgs, DelArgs, LeaseCommand, PutArgs, RangeArgs, SessionCommand, TxnArgs,
+};
 
 /// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
 ///
@@ -117,6 +119,12 @@ pub(crate) enum Command {
     /// Do several things as one, depending on what is there. Exit code 1 if the comparisons fail.
     #[command(after_help = TXN_EXAMPLES)]
     Txn(TxnArgs),
+    /// Keys that go when nobody keeps them.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// What makes a write run once, however often it is sent.
+    #[command(subcommand)]
+    Session(SessionCommand),
     /// Give up the history before a revision. The present stays.
     #[command(after_help = "Example:\n  raft compact 1000")]
     Compact(CompactArgs),
@@ -161,6 +169,12 @@ pub(crate) enum Request {
     Del(DelArgs),
     /// Do several things as one, depending on what is there.
     Txn(TxnArgs),
+    /// Keys that go when nobody keeps them.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// What makes a write run once, however often it is sent.
+    #[command(subcommand)]
+    Session(SessionCommand),
     /// Give up the history before a revision.
     Compact(CompactArgs),
     /// Show what each node is doing.
@@ -302,7 +316,8 @@ pub(crate) fn parse_line(words: Vec<String>) -> Result<Request, Failure> {
         if shows_help(&error) {
             Failure::usage(
                 "a line is one of: put KEY VALUE, get KEY, range KEY [END], del KEY [END], \
-                 txn {JSON}, compact REVISION, status; each with the options of `raft`",
+                 txn {JSON}, lease .., session .., compact REVISION, status; each with the options \
+                 of `raft`",
             )
         } else {
             complaint(&error)

@@ -1,8 +1,10 @@
 //! What requests to the store are told on a command line, in the words of etcdctl; and what that
 //! means to the store. A line of a transaction is read the same way.
 
+use std::num::NonZeroU64;
+
 use bytes::Bytes;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use raft_kv::{
     Content, DeleteRange, Field, Filter, KeyRange, LeaseId, Order, Put, RangeRequest, Revision,
     Sort, SortBy,
@@ -142,9 +144,74 @@ pub(crate) struct TxnArgs {
     pub(crate) json: Option<String>,
 }
 
+/// What to do with leases. Ids are decimal numbers, times are seconds.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// Grant a lease. Its keys go when it was not kept alive for so long.
+    #[command(after_help = "Example:\n  raft lease grant 60")]
+    Grant {
+        /// How long it lives, in seconds.
+        ttl: u64,
+        /// Its id, instead of one that the cluster chooses.
+        #[arg(long)]
+        id: Option<NonZeroU64>,
+    },
+    /// End a lease and delete its keys.
+    #[command(after_help = "Example:\n  raft lease revoke 7")]
+    Revoke {
+        /// Which.
+        id: NonZeroU64,
+    },
+    /// Let a lease begin anew, once.
+    #[command(after_help = "Example:\n  raft lease keep-alive 7")]
+    KeepAlive {
+        /// Which.
+        id: NonZeroU64,
+    },
+    /// Show how long a lease has to live. Exit code 1 if there is none.
+    #[command(after_help = "Example:\n  raft lease timetolive 7 --keys")]
+    Timetolive {
+        /// Which.
+        id: NonZeroU64,
+        /// Show its keys.
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Show all leases.
+    #[command(after_help = "Example:\n  raft lease list -o json")]
+    List,
+}
+
+/// What to do with sessions.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SessionCommand {
+    /// Open a session.
+    #[command(after_help = "Example:\n  raft session open --ttl 60")]
+    Open {
+        /// How long it lives after a sign of life, in seconds.
+        #[arg(long, default_value_t = 60)]
+        ttl: u64,
+    },
+    /// Show that a session is alive.
+    #[command(after_help = "Example:\n  raft session keep-alive 12")]
+    KeepAlive {
+        /// Which.
+        id: u64,
+    },
+    /// End a session.
+    #[command(after_help = "Example:\n  raft session close 12")]
+    Close {
+        /// Which.
+        id: u64,
+    },
+    /// Show all sessions.
+    #[command(after_help = "Example:\n  raft session list")]
+    List,
+}
+
 impl PutArgs {
     pub(crate) fn put(&self) -> Put {
-        let lease = std::num::NonZeroU64::new(self.lease).map(LeaseId);
+        let lease = NonZeroU64::new(self.lease).map(LeaseId);
         Put {
             key: self.key.clone(),
             // One without a value keeps it; the definition sees to it that this was said.

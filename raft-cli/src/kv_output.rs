@@ -2,7 +2,8 @@
 
 use comfy_table::Table;
 use raft_kv::{
-    DeleteOutcome, KeyValue, OpOutcome, PutOutcome, RangeOutcome, RangeReply, TxnOutcome,
+    DeleteOutcome, KeyValue, LeaseOutcome, LeaseStatus, OpOutcome, PutOutcome, RangeOutcome,
+    RangeReply, SessionStatus, TxnOutcome,
 };
 use serde_json::{Map, Value, json};
 
@@ -62,6 +63,73 @@ pub(crate) fn txn(txn: &TxnOutcome) -> Value {
 
 fn found(kvs: &[KeyValue], count: u64, more: bool) -> Value {
     json!({ "kvs": kvs.iter().map(kv).collect::<Value>(), "count": count, "more": more })
+}
+
+pub(crate) fn lease_outcome(outcome: &LeaseOutcome) -> Value {
+    let LeaseOutcome { lease, ttl_ms, revision } = outcome;
+    json!({ "id": lease.0, "ttl": ttl_ms / 1_000, "revision": revision.0 })
+}
+
+/// Seconds, as in etcd; those that are left are rounded up, so that 0 is the end.
+pub(crate) fn lease_status(status: &LeaseStatus, with_keys: bool) -> Value {
+    let LeaseStatus { lease, ttl_ms, remaining_ms, key_count, keys } = status;
+    let mut fields = json!({
+        "id": lease.0,
+        "granted_ttl": ttl_ms / 1_000,
+        "ttl": remaining_ms.div_ceil(1_000),
+        "key_count": key_count,
+    });
+    if with_keys {
+        fields["keys"] = keys
+            .iter()
+            .map(|key| {
+                let mut named = Map::new();
+                put_bytes(&mut named, "key", key);
+                Value::Object(named)
+            })
+            .collect();
+    }
+    fields
+}
+
+pub(crate) fn session_status(status: &SessionStatus) -> Value {
+    let SessionStatus { session, ttl_ms, remaining_ms, unacknowledged } = status;
+    json!({
+        "session": session.0,
+        "ttl_ms": ttl_ms,
+        "remaining_ms": remaining_ms,
+        "unacknowledged": unacknowledged,
+    })
+}
+
+pub(crate) fn lease_table(outcome: &LeaseOutcome) -> Table {
+    let LeaseOutcome { lease, ttl_ms, revision } = outcome;
+    let row = vec![lease.to_string(), (ttl_ms / 1_000).to_string(), revision.to_string()];
+    table(&["LEASE", "LIVES (S)", "REVISION"], [row])
+}
+
+pub(crate) fn leases_table<'a>(leases: impl IntoIterator<Item = &'a LeaseStatus>) -> Table {
+    let rows = leases.into_iter().map(|status| {
+        let numbers = [
+            status.lease.0.get(),
+            status.ttl_ms / 1_000,
+            status.remaining_ms.div_ceil(1_000),
+            status.key_count,
+        ];
+        let mut row: Vec<_> = numbers.iter().map(u64::to_string).collect();
+        row.push(status.keys.iter().map(shown).collect::<Vec<_>>().join(" "));
+        row
+    });
+    table(&["LEASE", "LIVES (S)", "LEFT (S)", "KEYS", ""], rows)
+}
+
+pub(crate) fn sessions_table(sessions: &[SessionStatus]) -> Table {
+    let rows = sessions.iter().map(|status| {
+        let SessionStatus { session, ttl_ms, remaining_ms, unacknowledged } = status;
+        let numbers = [session.0, ttl_ms / 1_000, remaining_ms.div_ceil(1_000), *unacknowledged];
+        numbers.iter().map(u64::to_string).collect()
+    });
+    table(&["SESSION", "LIVES (S)", "LEFT (S)", "UNACKNOWLEDGED"], rows)
 }
 
 /// Keys for people.

@@ -13,7 +13,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use comfy_table::{ContentArrangement, Table, presets};
 use raft_kv::{
-    CompactOutcome, DeleteOutcome, KeyValue, PutOutcome, RangeReply, Revision, TxnOutcome,
+    CompactOutcome, DeleteOutcome, KeyValue, LeaseOutcome, LeaseStatus, Listing, PutOutcome,
+    RangeReply, Revision, SessionStatus, TxnOutcome,
 };
 use serde_json::{Map, Value, json};
 
@@ -30,6 +31,11 @@ pub(crate) enum Reply {
     Del(DeleteOutcome),
     Txn(TxnOutcome),
     Compact(CompactOutcome),
+    Lease(LeaseOutcome),
+    LeaseStatus(LeaseStatus),
+    Leases(Listing<LeaseStatus>),
+    Session { session: u64, ttl_ms: u64 },
+    Sessions(Listing<SessionStatus>),
     Status(Vec<NodeStatus>),
 }
 
@@ -73,6 +79,17 @@ impl Reply {
             Self::Compact(compact) => {
                 json!({ "revision": compact.revision.0, "compact_revision": compact.compacted.0 })
             }
+            Self::Lease(lease) => kv_output::lease_outcome(lease),
+            Self::LeaseStatus(lease) => kv_output::lease_status(lease, true),
+            Self::Leases(leases) => {
+                let rows = leases.items.iter().map(|lease| kv_output::lease_status(lease, false));
+                json!({ "leases": rows.collect::<Value>(), "more": leases.more })
+            }
+            Self::Session { session, ttl_ms } => json!({ "session": session, "ttl_ms": ttl_ms }),
+            Self::Sessions(sessions) => {
+                let rows = sessions.items.iter().map(kv_output::session_status);
+                json!({ "sessions": rows.collect::<Value>(), "more": sessions.more })
+            }
             Self::Status(nodes) => nodes.iter().map(NodeStatus::to_json).collect(),
         }
     }
@@ -88,6 +105,14 @@ impl Reply {
                 &["REVISION", "COMPACTED TO"],
                 [vec![compact.revision.to_string(), compact.compacted.to_string()]],
             ),
+            Self::Lease(lease) => kv_output::lease_table(lease),
+            Self::LeaseStatus(lease) => kv_output::leases_table([lease]),
+            Self::Leases(leases) => kv_output::leases_table(&leases.items),
+            Self::Session { session, ttl_ms } => table(
+                &["SESSION", "LIVES (S)"],
+                [vec![session.to_string(), (ttl_ms / 1_000).to_string()]],
+            ),
+            Self::Sessions(sessions) => kv_output::sessions_table(&sessions.items),
             Self::Status(nodes) => table(
                 &["NODE", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED"],
                 nodes.iter().map(NodeStatus::to_row),

@@ -119,3 +119,53 @@ fn a_transaction_is_read_from_stdin_and_its_failure_is_exit_code_1() {
     assert!(failed.stdout.contains(r#""value":"1 2""#), "{failed:#?}");
     cluster.raft_reading(&["txn"], "frob\n").assert_refused(2, &["frob"]);
 }
+
+#[test]
+fn leases_and_sessions_end_by_the_clock_of_the_cluster() {
+    let mut cluster = Cluster::start();
+    let mut shell = cluster.shell();
+    let mut ask = |line: &str| match shell.ask(line) {
+        Answer::Done(value) => value,
+        Answer::Failed(kind, message) => panic!("{line}: {kind}: {message}"),
+    };
+    let granted = ask("lease grant 600 --id 7");
+    assert_eq!((&granted["id"], &granted["ttl"]), (&json!(7), &json!(600)));
+    ask("put kept v --lease 7");
+    let short = ask("lease grant 3")["id"].as_u64().unwrap();
+    ask(&format!("put gone v --lease {short}"));
+    let status = ask("lease timetolive 7 --keys");
+    assert_eq!(status["keys"], json!([{ "key": "kept" }]));
+    let left = status["ttl"].as_u64().unwrap();
+    assert!((590..=600).contains(&left), "{status}");
+    // Nobody resets the time when another leader comes.
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let mut shell = cluster.shell();
+    let start = std::time::Instant::now();
+    while shell.ask("get gone").is_done() {
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "it outlives its lease");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let mut ask = |line: &str| match shell.ask(line) {
+        Answer::Done(value) => value,
+        Answer::Failed(kind, message) => panic!("{line}: {kind}: {message}"),
+    };
+    assert_eq!(ask("lease list")["leases"].as_array().unwrap().len(), 1);
+    let left = ask("lease timetolive 7")["ttl"].as_u64().unwrap();
+    assert!((570..=598).contains(&left), "{left}");
+    assert_eq!(ask("lease keep-alive 7")["ttl"], 600);
+    ask("lease revoke 7");
+    let session = ask("session open --ttl 60")["session"].as_u64().unwrap();
+    let is_there = |list: serde_json::Value| {
+        list["sessions"].as_array().unwrap().iter().any(|row| row["session"] == json!(session))
+    };
+    assert!(is_there(ask("session list")));
+    ask(&format!("session close {session}"));
+    assert!(!is_there(ask("session list")));
+    for line in ["lease timetolive 7", "get kept"] {
+        let answer = shell.ask(line);
+        assert!(matches!(&answer, Answer::Failed(kind, _) if kind == "not_found"), "{answer:?}");
+    }
+    assert_eq!(shell.finish(), Some(0));
+}

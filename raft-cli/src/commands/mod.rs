@@ -5,10 +5,12 @@ mod compact;
 mod completion;
 mod del;
 mod demo;
+mod lease;
 mod log;
 mod put;
 mod range;
 mod serve;
+mod session;
 mod shell;
 mod status;
 mod tls;
@@ -37,6 +39,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Range(_)
         | Command::Del(_)
         | Command::Txn(_)
+        | Command::Lease(_)
+        | Command::Session(_)
         | Command::Compact(_)
         | Command::Status
         | Command::Shell
@@ -56,6 +60,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Range(args) => once(&global, &Request::Range(args)),
         Command::Del(args) => once(&global, &Request::Del(args)),
         Command::Txn(args) => once(&global, &Request::Txn(txn::from_stdin(args)?)),
+        Command::Lease(what) => once(&global, &Request::Lease(what)),
+        Command::Session(what) => once(&global, &Request::Session(what)),
         Command::Compact(args) => once(&global, &Request::Compact(args)),
         Command::Status => once(&global, &Request::Status),
         Command::Shell => shell::run(&global),
@@ -85,6 +91,8 @@ async fn answer(session: &Session, request: &Request) -> Result<Reply, Failure> 
         Request::Range(args) => range::request(session, args).await,
         Request::Del(args) => del::request(session, args).await,
         Request::Txn(args) => txn::request(session, args).await,
+        Request::Lease(what) => lease::request(session, what).await,
+        Request::Session(what) => session::request(session, what).await,
         Request::Compact(args) => compact::request(session, args).await,
         Request::Status => status::request(session).await,
     }

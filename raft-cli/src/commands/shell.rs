@@ -167,6 +167,8 @@ get KEY               read it (--stale, --rev N)
 range KEY [END]       read several (--prefix, --limit N, --keys-only, --sort-by FIELD, ...)
 del KEY [END]         remove it, or several (--prefix, --prev-kv)
 txn {JSON}            do several things as one: {\"compare\":[..],\"then\":[..],\"else\":[..]}
+lease grant TTL       keys that go when nobody keeps them; also revoke, keep-alive, timetolive, list
+session list          what makes a write run once; also open, keep-alive, close
 compact REVISION      give up the history before a revision
 status                show what each node is doing
 exit                  leave";
