@@ -33,7 +33,7 @@ check: ## What CI runs: tests, format, lints, documentation, dependency rules
 	.ci/run
 
 bench-core: ## Measure the consensus core, then the same work by it and by raft-rs in turns
-	$(CARGO) test --release -p raft-core --test allocations -- --nocapture
+	$(CARGO) test --release -p raft-core --test allocations --test memory -- --nocapture
 	$(CARGO) bench -p raft-core --bench core -- $(ARGS)
 	$(CARGO) run --release --manifest-path raft-core/benches/versus/Cargo.toml --locked
 

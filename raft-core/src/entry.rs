@@ -36,8 +36,9 @@ pub enum Payload {
     Empty,
     /// A command for the state machine. Cloning it shares the bytes.
     Command(Bytes),
-    /// The configuration from here on (§6). It is in force as soon as it is in the log.
-    Membership(Membership),
+    /// The configuration from here on (§6). It is in force as soon as it is in the log. Boxed, because it is
+    /// rare and would make every entry three times as large.
+    Membership(Box<Membership>),
 }
 
 impl Payload {

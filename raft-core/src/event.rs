@@ -18,7 +18,7 @@ use crate::types::{Incarnation, Index, LogId, NodeId, Term, Ticks};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
-/// Something happened.
+/// Something happened. What is rare and large is boxed: events and effects are passed on by value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A tick of the node's clock. Whoever counts may be late, and make up for at most
@@ -68,7 +68,7 @@ pub enum Event {
         through: Index,
     },
     /// The log was cut: entries up to and including the base are gone.
-    Compacted(SnapshotMeta),
+    Compacted(Box<SnapshotMeta>),
     /// The snapshot that [`Effect::SendSnapshot`] asked for was taken and is on its way.
     SnapshotTaken {
         /// The receiver.
@@ -90,14 +90,14 @@ pub enum Event {
         outcome: SnapshotOutcome,
     },
     /// The state machine has installed the snapshot of [`Effect::InstallSnapshot`].
-    SnapshotInstalled(SnapshotMeta),
+    SnapshotInstalled(Box<SnapshotMeta>),
     /// The transport has shaken hands with this node, in this life of its disk.
     Met(NodeId, Incarnation),
     /// Messages to this node may have been lost.
     Unreachable(NodeId),
 }
 
-/// Something is to be done. In any order, at once.
+/// Something is to be done. In any order, at once. What is rare and large is boxed, as in [`Event`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Make this durable, then say [`Event::Persisted`]. Batches are written in the order of `seq`.
@@ -120,9 +120,9 @@ pub enum Effect {
     },
     /// Hand the snapshot that arrived with this head to the state machine, then say
     /// [`Event::SnapshotInstalled`].
-    InstallSnapshot(SnapshotMeta),
+    InstallSnapshot(Box<SnapshotMeta>),
     /// The snapshot that arrived with this head is of no use: drop it.
-    DropSnapshot(SnapshotMeta),
+    DropSnapshot(Box<SnapshotMeta>),
     /// Everything up to here is committed: apply it, then say [`Event::Applied`].
     Apply {
         /// Inclusive.
@@ -154,10 +154,10 @@ pub enum Effect {
         why: Refusal,
     },
     /// The configuration in force is another one, because it was appended, truncated or installed.
-    MembershipChanged(Membership),
+    MembershipChanged(Box<Membership>),
     /// The configuration in force is committed: whoever is not in it need not be heard any more, but by
     /// a leader until it knows that.
-    MembershipCommitted(Membership),
+    MembershipCommitted(Box<Membership>),
     /// This node was removed and knows it, or could not be told: it need not be heard any more.
     PeerDismissed(NodeId),
     /// This node is not a member any more, by a configuration at `at` that is committed (rule M13). It
@@ -168,7 +168,7 @@ pub enum Effect {
         at: LogId,
     },
     /// Role, term or known leader are others than before.
-    RoleChanged(Status),
+    RoleChanged(Box<Status>),
 }
 
 /// Entries that a follower is to be sent. An append without its payloads.

@@ -84,7 +84,7 @@ pub struct Batch {
     pub hard: Option<HardState>,
     /// A snapshot was installed: the log now starts after it. Entries that follow it survive if
     /// `keep_tail` says so; otherwise the log is empty afterwards.
-    pub snapshot: Option<Installed>,
+    pub snapshot: Option<Box<Installed>>,
     /// The entries from this index on are void; a leader has overwritten them (§5.3).
     pub truncate_from: Option<Index>,
     /// Consecutive entries that follow what is left.

@@ -81,7 +81,7 @@ pub enum Message {
     },
     /// A snapshot has arrived (§7). It does not travel as a message: the transport streams the files
     /// and hands this over in the sender's name when all of them are there.
-    Snapshot(SnapshotMeta),
+    Snapshot(Box<SnapshotMeta>),
     /// "Campaign at once" (dissertation 3.10), from a leader that steps aside.
     TimeoutNow,
     /// "Where must I have got to, to read?" (dissertation 6.4), from a follower to its leader.

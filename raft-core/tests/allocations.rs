@@ -15,9 +15,10 @@ use bytes::Bytes;
 
 use self::trio::Trio;
 
-/// The vectors of entries on their way: the proposals, what each disk is to write, what each follower
-/// is sent.
-const PER_BATCH: u64 = 12;
+/// The embedder's vectors, of the proposals and of what each follower is sent; and the only one of the
+/// core, of the entries it makes of the proposals, which goes on to the leader's disk. A follower hands
+/// on the vector that it was sent.
+const PER_BATCH: u64 = 4;
 
 /// Enough that every log is cut several times.
 const ENTRIES: u64 = 64 * 1024;

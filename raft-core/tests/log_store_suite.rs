@@ -132,7 +132,7 @@ impl LogStore for Flawed {
                 };
             }
             Some(Flaw::KeepsTail) => {
-                if let Some(Installed { keep_tail, .. }) = &mut batch.snapshot {
+                if let Some(Installed { keep_tail, .. }) = batch.snapshot.as_deref_mut() {
                     *keep_tail = true;
                 }
             }

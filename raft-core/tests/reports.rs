@@ -116,7 +116,7 @@ fn applied_what_nobody_gave_to_it() {
     one.hear(1, Message::Heartbeat { commit: Index(2), round: 1 });
     one.step(Event::Applied { through: Index(2) });
     assert_eq!(one.raft.status().applied, Index(1), "it was not to apply 2 yet");
-    let meta = one.raft.meta_at(Index(1)).unwrap();
+    let meta = Box::new(one.raft.meta_at(Index(1)).unwrap());
     one.hear(1, Message::Snapshot(meta.clone()));
     let effects = one.step(Event::SnapshotInstalled(meta));
     assert!(effects.contains(&Effect::Apply { through: Index(2) }), "{effects:?}");

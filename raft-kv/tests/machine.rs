@@ -58,7 +58,7 @@ fn a_crash_at_any_point_leaves_a_state_that_was_there_and_replay_does_the_rest()
     for round in 0..12_usize {
         let payloads = [
             payload(&put(format!("k{}", round % 5), format!("v{round}"))),
-            Payload::Membership(three_voters()),
+            Payload::Membership(Box::new(three_voters())),
             payload(&Command::DeleteRange(DeleteRange {
                 range: KeyRange::prefix(format!("k{}", round % 3)),
                 prev_kv: true,
@@ -108,7 +108,11 @@ fn a_flush_of_its_own_accord_is_of_one_moment() {
 #[test]
 fn closing_keeps_everything() {
     let mut subject = Subject::new();
-    subject.apply([payload(&put("k", "v")), Payload::Membership(three_voters()), Payload::Empty]);
+    subject.apply([
+        payload(&put("k", "v")),
+        Payload::Membership(Box::new(three_voters())),
+        Payload::Empty,
+    ]);
     let (applied, digest) = (subject.kv().applied(), subject.reader().digest().unwrap());
     subject.restart();
     assert_eq!(subject.kv().applied(), applied);
@@ -134,7 +138,7 @@ fn a_clean_stop_keeps_everything_even_while_somebody_reads() {
 #[test]
 fn a_snapshot_stays_as_it_was_taken() {
     let mut subject = Subject::new();
-    subject.apply([payload(&put("k", "before")), Payload::Membership(three_voters())]);
+    subject.apply([payload(&put("k", "before")), Payload::Membership(Box::new(three_voters()))]);
     let digest = subject.reader().digest().unwrap();
     let mut source = subject.kv().snapshot().unwrap();
     subject.run(put("k", "after"));

@@ -205,7 +205,7 @@ mod tests {
             Payload::Empty,
             Payload::Command(Bytes::new()),
             Payload::Command(Bytes::from_static(b"set x")),
-            Payload::Membership(Membership::of_voters([(id, "host:1".to_owned())])),
+            Payload::Membership(Box::new(Membership::of_voters([(id, "host:1".to_owned())]))),
         ]
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn scan(
                 database.corrupt(format!("entry {}: {defect}", record.id.index))
             })?;
             if let raft_core::Payload::Membership(membership) = payload {
-                memberships.push((record.id, membership));
+                memberships.push((record.id, *membership));
             }
         }
         let read = record.id.index.since(base.last.index);

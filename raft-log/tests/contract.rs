@@ -193,8 +193,8 @@ fn a_snapshot_without_tail_empties_the_log(open: Open<'_>) {
         // Each round has higher terms than the one before.
         let term = 100 * (start + 1);
         log.persist(&append(commands(start + 1..=start + 5, term))).unwrap();
-        let installed =
-            Installed { meta: meta(id(start + base, term + 1), &[4, 5]), keep_tail: false };
+        let meta = meta(id(start + base, term + 1), &[4, 5]);
+        let installed = Box::new(Installed { meta, keep_tail: false });
         log.persist(&Batch { snapshot: Some(installed.clone()), ..Batch::default() }).unwrap();
         assert_eq!(from(&*log, start + 1), []);
         assert_eq!(from(&*log, start + base + 1), []);
@@ -215,7 +215,7 @@ fn a_snapshot_with_tail_keeps_what_follows(open: Open<'_>) {
     let mut log = open();
     log.recover().unwrap();
     log.persist(&append([commands(1..=4, 1), commands(5..=8, 2)].concat())).unwrap();
-    let installed = Installed { meta: meta(id(6, 2), &[4, 5]), keep_tail: true };
+    let installed = Box::new(Installed { meta: meta(id(6, 2), &[4, 5]), keep_tail: true });
     let batch = Batch {
         hard: Some(hard(3, None)),
         snapshot: Some(installed.clone()),
@@ -237,7 +237,7 @@ fn a_tail_that_is_not_there_cannot_be_kept(open: Open<'_>) {
     let base = log.recover().unwrap().base;
     log.persist(&append(commands(1..=4, 1))).unwrap();
     for at in [id(3, 2), id(5, 1)] {
-        let snapshot = Some(Installed { meta: meta(at, &[4]), keep_tail: true });
+        let snapshot = Some(Box::new(Installed { meta: meta(at, &[4]), keep_tail: true }));
         let refused = log.persist(&Batch { snapshot, ..Batch::default() });
         assert!(matches!(refused, Err(StoreError::Gap { .. })));
     }
@@ -325,7 +325,7 @@ fn memberships_are_recovered(open: Open<'_>) {
     let founding = log.recover().unwrap().base;
     let at = |index, term, members: &[u64]| -> (Entry, (raft_core::LogId, Membership)) {
         let membership = membership(members);
-        let payload = Payload::Membership(membership.clone());
+        let payload = Payload::Membership(Box::new(membership.clone()));
         (Entry { id: id(index, term), payload }, (id(index, term), membership))
     };
     let (joint, joint_found) = at(2, 1, &[1, 2, 3, 4]);
@@ -360,7 +360,7 @@ fn each_part_of_a_batch_survives_alone(open: Open<'_>) {
     let base = meta(id(7, 2), &[2]);
     let mut expected = recovered(base.clone(), &[(3, 8)], 8);
     expected.hard = hard(4, Some(2));
-    let snapshot = Some(Installed { meta: base, keep_tail: false });
+    let snapshot = Some(Box::new(Installed { meta: base, keep_tail: false }));
     log.persist(&Batch { hard: Some(hard(4, Some(2))), ..Batch::default() }).unwrap();
     drop(log);
     let mut log = open();

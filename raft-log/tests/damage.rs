@@ -143,7 +143,7 @@ impl Counts {
 }
 
 fn history() -> Vec<Batch> {
-    let configuration = Payload::Membership(membership(&[1, 2, 3, 4]));
+    let configuration = Payload::Membership(Box::new(membership(&[1, 2, 3, 4])));
     let at = |index, term, payload| Entry { id: id(index, term), payload };
     vec![
         Batch { hard: Some(hard(1, Some(1))), ..Batch::default() },
@@ -359,7 +359,7 @@ fn a_torn_write_that_nobody_was_told_about_is_dropped() {
     let snapshot = SnapshotMeta { last: id(4, 1), ..SnapshotMeta::default() };
     let batch = Batch {
         hard: Some(hard(9, Some(2))),
-        snapshot: Some(Installed { meta: snapshot, keep_tail: true }),
+        snapshot: Some(Box::new(Installed { meta: snapshot, keep_tail: true })),
         truncate_from: Some(Index(5)),
         ..append(commands(5..=9, 4))
     };

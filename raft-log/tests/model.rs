@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use common::{Opened, Place, founding, hard, id, membership};
 use proptest::prelude::*;
 use raft_core::{
-    Batch, Entry, Index, Installed, LogId, LogStore, Payload, Recovered, SnapshotMeta, StoreError,
-    Term,
+    Batch, Entry, Index, Installed, LogId, LogStore, Membership, Payload, Recovered, SnapshotMeta,
+    StoreError, Term,
 };
 
 /// What a log store is, without a disk.
@@ -63,7 +63,7 @@ impl Model {
                 found.runs.push((entry.id.term, index));
             }
             if let Payload::Membership(membership) = &entry.payload {
-                found.memberships.push((entry.id, membership.clone()));
+                found.memberships.push((entry.id, Membership::clone(membership)));
             }
         }
         found
@@ -194,7 +194,7 @@ impl Pair {
             Step::Configure { members } => {
                 let last = self.model.last();
                 let members: Vec<_> = (1..=members).collect();
-                let payload = Payload::Membership(membership(&members));
+                let payload = Payload::Membership(Box::new(membership(&members)));
                 let entry = Entry { id: id(last.index.0 + 1, last.term.0), payload };
                 self.persist(&Batch { entries: vec![entry], ..Batch::default() });
             }
@@ -205,12 +205,12 @@ impl Pair {
                     ..self.meta_at(last.index)
                 };
                 let entries = self.commands(meta.last, then, 6);
-                let snapshot = Some(Installed { meta, keep_tail: false });
+                let snapshot = Some(Box::new(Installed { meta, keep_tail: false }));
                 self.persist(&Batch { snapshot, entries, ..Batch::default() });
             }
             Step::KeepTail { at } => {
                 let meta = self.meta_at(self.some_index(at));
-                let snapshot = Some(Installed { meta, keep_tail: true });
+                let snapshot = Some(Box::new(Installed { meta, keep_tail: true }));
                 self.persist(&Batch { snapshot, ..Batch::default() });
             }
             Step::Compact { at } => {

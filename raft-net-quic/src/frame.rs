@@ -266,10 +266,10 @@ mod tests {
             Entry { id: id(2), payload: Payload::Command(Bytes::from(vec![7; 10_000])) },
             Entry {
                 id: id(3),
-                payload: Payload::Membership(Membership::of_voters([(
+                payload: Payload::Membership(Box::new(Membership::of_voters([(
                     NodeId::new(1).unwrap(),
                     "a:1".to_owned(),
-                )])),
+                )]))),
             },
         ];
         vec![

@@ -62,7 +62,7 @@ struct Replica {
 #[derive(Debug)]
 struct Log {
     first: Index,
-    entries: VecDeque<Entry>,
+    entries: Vec<Entry>,
 }
 
 impl Trio {
@@ -157,7 +157,7 @@ impl Replica {
         let found = Recovered { hard: HardState::default(), base, ..Recovered::default() };
         Self {
             raft: Box::new(Raft::new(config(id), found, Index::ZERO, id)),
-            log: Log { first: Index(1), entries: VecDeque::new() },
+            log: Log { first: Index(1), entries: Vec::new() },
             machine: Machine::default(),
             applied: Index::ZERO,
         }
@@ -198,7 +198,7 @@ impl Replica {
     /// Makes a message of a span. The entries share their payloads with the log.
     fn replicate(&self, span: Span, mail: &mut VecDeque<Envelope>) -> Event {
         let Span { to, term, prev, through, commit } = span;
-        let entries = self.log.between(prev.index.next(), through).cloned().collect::<Vec<_>>();
+        let entries = self.log.between(prev.index.next(), through).to_vec();
         let bytes = entries.iter().map(|entry| entry.payload.len_bytes()).sum();
         let message = Message::Append { prev, entries, commit };
         mail.push_back(Envelope { from: self.raft.id(), to, term, message });
@@ -225,15 +225,15 @@ impl Replica {
         let base = self.raft.meta_at(through).expect("the log reaches back further than that");
         self.log.cut(through);
         let mut effects = Vec::new();
-        self.raft.step(Event::Compacted(base), &mut effects);
+        self.raft.step(Event::Compacted(Box::new(base)), &mut effects);
         assert!(effects.is_empty(), "nothing follows from that: {effects:?}");
     }
 }
 
 impl Log {
     /// The entries from `first` to `through`, inclusive, which the log has.
-    fn between(&self, first: Index, through: Index) -> impl Iterator<Item = &Entry> {
-        self.entries.range(self.place(first)..self.place(through.next()))
+    fn between(&self, first: Index, through: Index) -> &[Entry] {
+        &self.entries[self.place(first)..self.place(through.next())]
     }
 
     /// Forgets everything up to and including `through`.

@@ -182,7 +182,7 @@ pub(crate) fn reconcile(
         // The vote of an older term is of no use any more.
         hard = HardState { term: last.term, vote: None };
     }
-    let snapshot = Some(Installed { meta, keep_tail: false });
+    let snapshot = Some(Box::new(Installed { meta, keep_tail: false }));
     log.persist(&Batch { hard: Some(hard), snapshot, ..Batch::default() })?;
     Ok(log.recover()?)
 }

@@ -260,7 +260,7 @@ impl Pump {
                     return work.push(discard(Garbage::Reader(reader)));
                 }
                 self.arrived = Some(reader);
-                let message = Message::Snapshot(meta);
+                let message = Message::Snapshot(Box::new(meta));
                 self.step(Event::Received(Envelope { from, to, term, message }), work);
                 // Nobody wanted it.
                 work.extend(self.arrived.take().map(|reader| discard(Garbage::Reader(reader))));
@@ -280,7 +280,7 @@ impl Pump {
             Done::Persisted(seq) => self.step(Event::Persisted { seq }, work),
             Done::Compacted(base) => {
                 self.compaction.finished(base.last.index);
-                self.step(Event::Compacted(base), work);
+                self.step(Event::Compacted(Box::new(base)), work);
             }
             Done::Fetched(span, entries) => self.on_fetched(span, entries, work),
             Done::Applied(through) => {
@@ -302,7 +302,7 @@ impl Pump {
                 if !mutant!(raft_mutant = "applies_what_a_snapshot_holds") {
                     self.dispatched = through;
                 }
-                self.step(Event::SnapshotInstalled(meta), work);
+                self.step(Event::SnapshotInstalled(Box::new(meta)), work);
                 self.on_applied(through);
             }
         }
@@ -429,7 +429,7 @@ impl Pump {
             Effect::InstallSnapshot(meta) => {
                 if let Some(reader) = self.arrived.take() {
                     self.restoring = true;
-                    work.push(Work::Apply(ApplyWork::Restore(meta, reader)));
+                    work.push(Work::Apply(ApplyWork::Restore(*meta, reader)));
                 }
             }
             Effect::DropSnapshot(_) => {
@@ -460,7 +460,7 @@ impl Pump {
                 if self.stopping.is_some() && status.role != RoleName::Leader {
                     work.push(Work::Stop); // Somebody has taken over, whoever asked for it.
                 }
-                work.push(Work::Show(Box::new(status)));
+                work.push(Work::Show(status));
             }
         }
     }

@@ -9,7 +9,7 @@
 use super::Raft;
 use super::outbox::Vouches;
 use super::role::Role;
-use crate::entry::{Entry, Payload};
+use crate::entry::{Entry, Membership, Payload};
 use crate::event::Effect;
 use crate::log_store::Installed;
 use crate::message::{AppendOutcome, Message};
@@ -130,7 +130,7 @@ impl Raft {
         for entry in &entries {
             self.log.append(entry.id.term, 1);
             if let Payload::Membership(membership) = &entry.payload {
-                self.members.append(entry.id, membership.clone());
+                self.members.append(entry.id, Membership::clone(membership));
                 membership_changed = true;
             }
         }
@@ -161,7 +161,7 @@ impl Raft {
 
     /// A snapshot has arrived, whole and verified (§7). It may be of an earlier term: what it holds is
     /// committed all the same (rule S7).
-    pub(super) fn on_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
+    pub(super) fn on_snapshot(&mut self, from: NodeId, meta: Box<SnapshotMeta>) {
         if let Role::Leader(_) = &self.role {
             // Of an earlier term. We hold everything that is committed (§5.4.3): nothing to learn.
             return self.outbox.effect(Effect::DropSnapshot(meta));
@@ -192,11 +192,11 @@ impl Raft {
 
     /// Hands the snapshot to the state machine. Until it is installed nobody may elect this node: its
     /// log is about to be replaced (rule E12).
-    fn install(&mut self, meta: SnapshotMeta) {
+    fn install(&mut self, meta: Box<SnapshotMeta>) {
         if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) {
             self.become_follower(self.hard.term, None, None);
         }
-        self.installing = Some(meta.clone());
+        self.installing = Some(SnapshotMeta::clone(&meta));
         self.outbox.effect(Effect::InstallSnapshot(meta));
     }
 

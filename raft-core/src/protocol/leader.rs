@@ -7,13 +7,14 @@
 //! A leader's own disk is one of the disks that count: it sends while it writes, and counts itself once
 //! its own write is done.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::Raft;
 use super::lease::Lease;
-use super::outbox::Vouches;
+use super::outbox::{ROOM, Vouches};
 use super::progress::Progress;
 use super::quorum;
 use super::reads::Reads;
@@ -44,7 +45,8 @@ impl Raft {
         // Who leaves by a change that is not committed yet is to be told as well (rule M13).
         let mut peers = self.members.peers(self.commit);
         peers.remove(&self.config.id);
-        let progress = peers.keys().map(|&id| (id, Progress::new(last.next()))).collect();
+        let progress = |&id| (id, Box::new(Progress::new(last.next())));
+        let progress = peers.keys().map(progress).collect();
         let mut leader = Box::new(Leader {
             now: 0,
             progress,
@@ -103,6 +105,7 @@ impl Raft {
         self.tick_transfer();
         let Role::Leader(leader) = &mut self.role else { return };
         leader.now += 1;
+        leader.uncommitted.shrink_to(ROOM); // See `Outbox::shrink`.
         for follower in leader.progress.values_mut() {
             follower.tick(&self.config);
         }
@@ -267,16 +270,18 @@ impl Raft {
     // Replication.
 
     pub(super) fn replicate_to_all(&mut self) {
-        let Role::Leader(leader) = &self.role else { return };
-        let ready: Vec<_> = leader
-            .progress
-            .iter()
-            .filter(|(_, follower)| !follower.is_paused(&self.config))
-            .map(|(&id, _)| id)
-            .collect();
-        for id in ready {
+        // One after the other by id, so that the ids need not be put aside first.
+        let mut next = self.first_follower_after(None);
+        while let Some(id) = next {
             self.maybe_replicate(id, Empty::Skip);
+            next = self.first_follower_after(Some(id));
         }
+    }
+
+    fn first_follower_after(&self, id: Option<NodeId>) -> Option<NodeId> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let after = id.map_or(Bound::Unbounded, Bound::Excluded);
+        leader.progress.range((after, Bound::Unbounded)).next().map(|(&id, _)| id)
     }
 
     /// Sends `to` what it needs next, if it may be sent anything now.
@@ -410,7 +415,9 @@ impl Raft {
             // It says how far it was before.
             (ReplicationMode::Snapshot, Some(_) | None) => return,
         }
-        self.maybe_commit();
+        if through > self.commit {
+            self.maybe_commit(); // Nothing else can be news to it.
+        }
         self.maybe_promote(from);
         self.maybe_tell_transferee();
         self.maybe_replicate(from, Empty::Skip);
@@ -478,17 +485,14 @@ impl Raft {
     /// What is counted for the commit index where a fault is built in; `counted` everywhere else.
     fn mutated_quorum(&self, counted: Index, own: Index) -> Index {
         let Role::Leader(leader) = &self.role else { return counted };
-        let mut voters = self.members.voters.clone();
-        match () {
-            () if mutant!(raft_mutant = "joint_commit_asks_one_half") => {}
-            () if mutant!(raft_mutant = "learners_count") => {
-                voters.extend(&self.members.learners);
+        let voters = match &self.members.voters {
+            voters if mutant!(raft_mutant = "joint_commit_asks_one_half") => voters.clone(),
+            voters if mutant!(raft_mutant = "learners_count") => voters | &self.members.learners,
+            voters if mutant!(raft_mutant = "removed_leader_counts_itself") => {
+                voters | &BTreeSet::from([self.config.id])
             }
-            () if mutant!(raft_mutant = "removed_leader_counts_itself") => {
-                voters.insert(self.config.id);
-            }
-            () => return counted,
-        }
+            _ => return counted,
+        };
         quorum::majority_committed(&voters, |id| {
             let own = (id == self.config.id).then_some(own);
             own.or_else(|| leader.progress.get(&id).map(|p| p.matched))

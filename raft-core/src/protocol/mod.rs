@@ -335,6 +335,7 @@ impl Raft {
     fn on_tick(&mut self) {
         self.election_elapsed = self.election_elapsed.saturating_add(1);
         self.shield.0 = self.shield.0.saturating_sub(1);
+        self.outbox.shrink();
         self.tick_repair();
         for ticket in self.forwarded.expired(self.config.election_timeout) {
             self.refuse(ticket, Refusal::TimedOut);
@@ -595,7 +596,7 @@ impl Raft {
         if now != self.shown {
             self.shown = now;
             let status = self.status();
-            self.outbox.effect(Effect::RoleChanged(status));
+            self.outbox.effect(Effect::RoleChanged(Box::new(status)));
         }
     }
 
@@ -657,7 +658,7 @@ impl Raft {
         self.commit = index;
         if settled {
             let membership = Membership::clone(&self.members);
-            self.outbox.effect(Effect::MembershipCommitted(membership));
+            self.outbox.effect(Effect::MembershipCommitted(Box::new(membership)));
             self.review_removal();
         }
         // What is being installed takes the place of all of this.
@@ -668,7 +669,7 @@ impl Raft {
 
     fn membership_changed(&mut self) {
         let membership = Membership::clone(&self.members);
-        self.outbox.effect(Effect::MembershipChanged(membership));
+        self.outbox.effect(Effect::MembershipChanged(Box::new(membership)));
         self.review_removal();
     }
 }

@@ -19,6 +19,9 @@ use crate::types::{HardState, Index, Term};
 /// that stalls must not let a chatty peer fill our memory.
 const WITHHELD_MAX: usize = 4096;
 
+/// Room for so many of everything is kept while nothing happens.
+pub(super) const ROOM: usize = 4;
+
 /// What a message vouches for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vouches {
@@ -93,8 +96,12 @@ impl Outbox {
     }
 
     /// Entries were appended at the end of the log.
-    pub(crate) fn write_entries(&mut self, entries: impl IntoIterator<Item = Entry>) {
-        self.batch.entries.extend(entries);
+    pub(crate) fn write_entries(&mut self, entries: Vec<Entry>) {
+        if self.batch.entries.is_empty() {
+            self.batch.entries = entries; // All there is in nearly every step: nothing is copied.
+        } else {
+            self.batch.entries.extend(entries);
+        }
     }
 
     /// The entries from `from` on are void. What is being written of them does not become durable
@@ -114,7 +121,7 @@ impl Outbox {
     /// A snapshot has replaced the log.
     pub(crate) fn install(&mut self, installed: Installed) {
         let base = installed.meta.last.index;
-        self.batch.snapshot = Some(installed);
+        self.batch.snapshot = Some(Box::new(installed));
         self.persisted = base;
         // Older writes are on their way to a log that is gone.
         for (_, last) in &mut self.writing {
@@ -198,6 +205,14 @@ impl Outbox {
         }
     }
 
+    /// Gives back the room that a burst has taken: a process may hold thousands of replicas, most of
+    /// them idle.
+    pub(crate) fn shrink(&mut self) {
+        self.ready.shrink_to(ROOM);
+        self.withheld.shrink_to(ROOM);
+        self.writing.shrink_to(ROOM);
+    }
+
     /// Facts for the invariants: the newest term among what is withheld.
     pub(crate) fn newest_withheld_term(&self) -> Option<Term> {
         self.withheld.iter().map(|(_, envelope)| envelope.term).max()
@@ -254,7 +269,7 @@ mod tests {
     fn an_acknowledgement_waits_for_its_write_and_the_last_speaks_for_all() {
         let mut outbox = Outbox::new(Index(0));
         for index in 1..=3 {
-            outbox.write_entries([entry(index)]);
+            outbox.write_entries(vec![entry(index)]);
             outbox.send(ack(index), Vouches::Entries);
             let effects = drained(&mut outbox, index);
             assert!(matches!(effects[..], [Effect::Persist(_)]), "{effects:?}");
@@ -269,12 +284,12 @@ mod tests {
     #[test]
     fn an_overwritten_entry_is_not_durable_when_its_write_is_reported() {
         let mut outbox = Outbox::new(Index(0));
-        outbox.write_entries([entry(1), entry(2)]);
+        outbox.write_entries(vec![entry(1), entry(2)]);
         outbox.send(ack(2), Vouches::Entries);
         drained(&mut outbox, 2);
         outbox.write_hard(HardState { term: Term(2), vote: None });
         outbox.truncate(Index(2));
-        outbox.write_entries([entry(2)]);
+        outbox.write_entries(vec![entry(2)]);
         drained(&mut outbox, 2);
         outbox.on_persisted(1);
         assert_eq!(outbox.persisted(), Index(1));

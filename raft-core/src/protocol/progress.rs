@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::outbox::ROOM;
 use crate::config::Config;
 use crate::event::{ReplicationMode, SnapshotStatus};
 use crate::types::{Index, LogId, Ticks};
@@ -103,6 +104,7 @@ impl Progress {
         if let Some(snapshot) = &mut self.snapshot {
             snapshot.elapsed = snapshot.elapsed.saturating_add(1);
         }
+        self.window.shrink_to(ROOM); // See `Outbox::shrink`.
     }
 
     /// Whether it was heard within an election timeout.

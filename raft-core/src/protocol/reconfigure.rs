@@ -95,7 +95,7 @@ impl Raft {
         // Whoever comes (back) is to be met anew: it may be in another life by now (rule M10).
         let before = self.peers();
         self.met.retain(&before);
-        self.append(vec![Entry { id, payload: Payload::Membership(membership) }]);
+        self.append(vec![Entry { id, payload: Payload::Membership(Box::new(membership)) }]);
         self.membership_changed();
         let last = self.log.last().index;
         let members = self.members.members();
@@ -105,7 +105,7 @@ impl Raft {
         leader.part_with(id, &members, &before);
         for id in members.into_iter().filter(|id| *id != me) {
             // A newcomer counts as heard, or it would never be sent a snapshot.
-            leader.progress.entry(id).or_insert_with(|| Progress::new(last));
+            leader.progress.entry(id).or_insert_with(|| Box::new(Progress::new(last)));
         }
         self.check_transferee();
         self.replicate_to_all();

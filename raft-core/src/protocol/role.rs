@@ -46,8 +46,8 @@ pub(super) struct Campaigning {
 pub(super) struct Leader {
     /// Ticks since the term began.
     pub(super) now: u64,
-    /// The other members, and those who leave.
-    pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// The other members, and those who leave. Boxed: a map makes room for many at once.
+    pub(super) progress: BTreeMap<NodeId, Box<Progress>>,
     /// Until when nobody else can be elected.
     pub(super) lease: Lease,
     /// Who is no member any more and may not know it yet.

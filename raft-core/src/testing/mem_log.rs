@@ -349,7 +349,9 @@ impl Image {
                 runs.push((entry.id.term, entry.id.index));
             }
             match &entry.payload {
-                Payload::Membership(membership) => memberships.push((entry.id, membership.clone())),
+                Payload::Membership(membership) => {
+                    memberships.push((entry.id, Membership::clone(membership)))
+                }
                 Payload::Empty | Payload::Command(_) => {}
             }
         }
@@ -387,7 +389,7 @@ mod tests {
         log.persist(&batch(vec![entry(1, 1), entry(2, 1), entry(3, 1)])).unwrap();
         let meta = SnapshotMeta { last: entry(1, 1).id, ..Default::default() };
         let mut next = batch(vec![entry(3, 2)]);
-        next.snapshot = Some(Installed { meta, keep_tail: true });
+        next.snapshot = Some(Box::new(Installed { meta, keep_tail: true }));
         next.truncate_from = Some(Index(3));
         log.persist(&next).unwrap();
         assert_eq!(ids(&log, 2), [(2, 1), (3, 2)]);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::entry::{Entry, Payload};
+use crate::entry::{Entry, Membership, Payload};
 use crate::snapshot::{SnapshotFile, SnapshotMeta, SnapshotReader, SnapshotSource};
 use crate::state_machine::{Applied, MachineError, StateMachine};
 use crate::types::Index;
@@ -151,7 +151,7 @@ impl StateMachine for MemMachine {
             outcomes.push(match &entry.payload {
                 Payload::Command(command) => state.apply(command),
                 Payload::Membership(membership) => {
-                    state.applied.membership = Some((entry.id, membership.clone()));
+                    state.applied.membership = Some((entry.id, Membership::clone(membership)));
                     Bytes::new()
                 }
                 Payload::Empty => Bytes::new(),

@@ -152,7 +152,7 @@ fn next_frame(bytes: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 fn batch((hard, snapshot, truncate_from, entries): Frame) -> Batch {
-    let snapshot = snapshot.map(|(meta, keep_tail)| Installed { meta, keep_tail });
+    let snapshot = snapshot.map(|(meta, keep_tail)| Box::new(Installed { meta, keep_tail }));
     Batch { seq: 0, hard, snapshot, truncate_from, entries }
 }
 

@@ -334,7 +334,7 @@ impl Around<'_> {
                 shield: Ticks(shield),
                 priority,
             },
-            Say::Snapshot(meta) => Message::Snapshot(self.meta(meta)),
+            Say::Snapshot(meta) => Message::Snapshot(Box::new(self.meta(meta))),
             Say::TimeoutNow => Message::TimeoutNow,
             Say::ReadIndex { ticket } => Message::ReadIndex { ticket: u64::from(ticket) },
             Say::ReadIndexReply { ticket, index } => Message::ReadIndexReply {
@@ -356,7 +356,9 @@ impl Around<'_> {
             let payload = match &entry.says {
                 Says::Nothing | Says::Membership(Rarely(None)) => Payload::Empty,
                 Says::Command(bytes) => Payload::Command(command(*bytes)),
-                Says::Membership(Rarely(Some(says))) => Payload::Membership(membership(*says)),
+                Says::Membership(Rarely(Some(says))) => {
+                    Payload::Membership(Box::new(membership(*says)))
+                }
             };
             made.push(Entry { id: LogId::new(term, Index(index)), payload });
         }
@@ -396,7 +398,9 @@ impl Around<'_> {
                 let index = answer.refuses.0.is_none().then_some(self.raft.commit());
                 Message::ReadIndexReply { ticket: *ticket, index }
             }
-            Message::SnapshotRequest { from } => Message::Snapshot(self.raft.meta_at(*from)?),
+            Message::SnapshotRequest { from } => {
+                Message::Snapshot(Box::new(self.raft.meta_at(*from)?))
+            }
             Message::PreVoteReply { .. }
             | Message::VoteReply(_)
             | Message::AppendReply(_)

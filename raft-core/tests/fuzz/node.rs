@@ -260,7 +260,7 @@ impl Host {
                 let (from, term, to) = (around.node(from), around.term(term), events::id(ME));
                 let content: &[u8] = if nonsense.0.is_some() { b"nonsense" } else { b"" };
                 let reader = MemSnapshot::new(files_of, Bytes::copy_from_slice(content));
-                let message = Message::Snapshot(meta.clone());
+                let message = Message::Snapshot(Box::new(meta.clone()));
                 if self.is_rival(&Envelope { from, to, term, message }) {
                     return;
                 }

@@ -187,7 +187,7 @@ impl Replica {
             Chore::Install => {
                 if let Some(meta) = self.installs.pop_front() {
                     self.to_apply = meta.last.index;
-                    self.step(Event::SnapshotInstalled(meta));
+                    self.step(Event::SnapshotInstalled(Box::new(meta)));
                     self.persist(usize::MAX);
                 }
             }
@@ -226,7 +226,7 @@ impl Replica {
         // The log's worker does what it was asked to do before.
         self.persist(usize::MAX);
         self.log.compact(&base).expect("the disk works");
-        self.step(Event::Compacted(base));
+        self.step(Event::Compacted(Box::new(base)));
     }
 
     fn ask(&mut self, wish: &Wish) {
@@ -270,7 +270,7 @@ impl Replica {
                 Event::Persisted { seq: seq.number() }
             }
             Claim::Applied(through) => Event::Applied { through: around.index(through) },
-            Claim::Compacted(base) => Event::Compacted(around.meta(base)),
+            Claim::Compacted(base) => Event::Compacted(Box::new(around.meta(base))),
             Claim::Replicated { to, term, prev, ends, bytes, sent } => {
                 let span = Span {
                     to: around.node(to),
@@ -294,7 +294,7 @@ impl Replica {
                 last: around.id(last),
                 outcome: fate(arrived),
             },
-            Claim::SnapshotInstalled(meta) => Event::SnapshotInstalled(around.meta(meta)),
+            Claim::SnapshotInstalled(meta) => Event::SnapshotInstalled(Box::new(around.meta(meta))),
             Claim::Met(peer, life) => Event::Met(around.node(peer), events::life(life)),
             Claim::Unreachable(peer) => Event::Unreachable(around.node(peer)),
         };
@@ -460,7 +460,7 @@ impl Replica {
                 self.spans.push_back(span);
             }
             Effect::SendSnapshot { to, term } => self.snapshots.push_back((to, term)),
-            Effect::InstallSnapshot(meta) => self.installs.push_back(meta),
+            Effect::InstallSnapshot(meta) => self.installs.push_back(*meta),
             Effect::Apply { through } => {
                 assert!(through <= self.raft.commit(), "it is not committed");
                 self.to_apply = self.to_apply.max(through);

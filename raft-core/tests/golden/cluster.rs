@@ -199,13 +199,13 @@ impl Cluster {
         }
         replica.disk.compact(&meta);
         replica.memory.compact(&meta);
-        self.step(id, Event::Compacted(meta))
+        self.step(id, Event::Compacted(Box::new(meta)))
     }
 
     /// The state machine of `id` has installed the snapshot it was given.
     pub(crate) fn installed(&mut self, id: NodeId) -> Result<(), Error> {
         let meta = self.install(id)?;
-        self.step(id, Event::SnapshotInstalled(meta))
+        self.step(id, Event::SnapshotInstalled(Box::new(meta)))
     }
 
     /// Spans that waited are turned into appends now.
@@ -351,10 +351,10 @@ impl Cluster {
                 let replica = self.replica(id)?;
                 let manual = replica.manual.install;
                 let machine = replica.arrived.take().unwrap_or_default();
-                replica.installing = Some((meta, machine));
+                replica.installing = Some((*meta, machine));
                 if !manual {
                     let meta = self.install(id)?;
-                    events.push_back(Event::SnapshotInstalled(meta));
+                    events.push_back(Event::SnapshotInstalled(Box::new(meta)));
                 }
             }
             Effect::DropSnapshot(meta) => {
@@ -469,7 +469,7 @@ impl Cluster {
         let (last, machine) = (replica.applied(), replica.machine.clone());
         let raft = self.running(id)?;
         let (membership_at, membership) = raft.membership_at(last.index).clone();
-        let message = Message::Snapshot(SnapshotMeta { last, membership, membership_at });
+        let message = Message::Snapshot(Box::new(SnapshotMeta { last, membership, membership_at }));
         self.send(Envelope { from: id, to, term, message }, Some(machine))?;
         Ok(last)
     }

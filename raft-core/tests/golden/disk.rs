@@ -81,7 +81,7 @@ impl Disk {
                 runs.push((entry.id.term, entry.id.index));
             }
             if let Payload::Membership(membership) = &entry.payload {
-                memberships.push((entry.id, membership.clone()));
+                memberships.push((entry.id, Membership::clone(membership)));
             }
         }
         let last = self.last().index;

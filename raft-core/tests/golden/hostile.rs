@@ -72,7 +72,7 @@ pub(crate) fn envelope(
                 says => text::membership(says)?,
             };
             let at = args.take_key("at").map(text::log_id).transpose()?.unwrap_or_default();
-            Message::Snapshot(SnapshotMeta { last, membership, membership_at: at })
+            Message::Snapshot(Box::new(SnapshotMeta { last, membership, membership_at: at }))
         }
         "TimeoutNow" => Message::TimeoutNow,
         "ReadIndex" => Message::ReadIndex { ticket: number(args, "ticket")?.unwrap_or_default() },

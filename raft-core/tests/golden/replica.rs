@@ -112,14 +112,14 @@ impl Replica {
             self.disk.hard.term = last.term;
             self.disk.hard.vote = None;
         }
-        let snapshot = Some(Installed { meta, keep_tail: false });
+        let snapshot = Some(Box::new(Installed { meta, keep_tail: false }));
         self.disk.write(&Batch { snapshot, ..Batch::default() });
     }
 
     /// The configuration in force where the state machine stands, and where it was appended.
     fn machine_membership(&self) -> (LogId, Membership) {
         let applied = self.machine.iter().rev().find_map(|entry| match &entry.payload {
-            Payload::Membership(membership) => Some((entry.id, membership.clone())),
+            Payload::Membership(membership) => Some((entry.id, Membership::clone(membership))),
             Payload::Empty | Payload::Command(_) => None,
         });
         let base = &self.disk.base;

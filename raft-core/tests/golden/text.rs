@@ -64,7 +64,7 @@ fn payload(says: &str) -> Result<Payload, Error> {
     if says.is_empty() {
         Ok(Payload::Empty)
     } else if says.starts_with("voters=") {
-        membership(says).map(Payload::Membership)
+        membership(says).map(Box::new).map(Payload::Membership)
     } else {
         Ok(Payload::Command(Bytes::copy_from_slice(says.as_bytes())))
     }

@@ -91,7 +91,7 @@ impl<'a> Applier<'a> {
                 self.proposal(proposal, entry.id).map_err(failed)?
             }
             Payload::Membership(membership) => {
-                let membership = (entry.id, membership.clone());
+                let membership = (entry.id, Membership::clone(membership));
                 let stored = encode_membership(&membership);
                 self.batch.put_cf(self.families.meta, MEMBERSHIP_KEY, stored);
                 self.membership = Some(membership);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::testing::MemSnapshot;
 use raft_core::{
-    Applied, Entry, Index, LogId, MachineError, Payload, SnapshotMeta, SnapshotReader,
+    Applied, Entry, Index, LogId, MachineError, Membership, Payload, SnapshotMeta, SnapshotReader,
     SnapshotSource, StateMachine,
 };
 
@@ -256,7 +256,7 @@ impl State {
             None => Bytes::new(),
         };
         if let Payload::Membership(membership) = &entry.payload {
-            self.applied.membership = Some((entry.id, membership.clone()));
+            self.applied.membership = Some((entry.id, Membership::clone(membership)));
             word = membership.voters.iter().fold(0x4d, |word, id| word << 4 | id.as_u64());
         }
         self.hash = mix(mix(self.hash, entry.id.term.0), entry.id.index.0 ^ word.rotate_left(20));

@@ -176,7 +176,7 @@ pub fn gaps_are_refused_with_nothing_written<P: LogPlace>(place: &P) {
 /// A snapshot that does not fit the log takes its place (rule S1), behind its end or within.
 pub fn a_snapshot_without_tail_empties_the_log<P: LogPlace>(place: &P) {
     let install = |at, term| Batch {
-        snapshot: Some(Installed { meta: meta(id(at, term), &[4, 5]), keep_tail: false }),
+        snapshot: Some(Box::new(Installed { meta: meta(id(at, term), &[4, 5]), keep_tail: false })),
         ..Batch::default()
     };
     run(
@@ -194,7 +194,7 @@ pub fn a_snapshot_without_tail_empties_the_log<P: LogPlace>(place: &P) {
 /// A snapshot of entries that the log holds keeps what follows (rule S1); the parts of a batch take
 /// effect in the order of its fields.
 pub fn a_snapshot_with_tail_keeps_what_follows<P: LogPlace>(place: &P) {
-    let installed = Installed { meta: meta(id(6, 2), &[4, 5]), keep_tail: true };
+    let installed = Box::new(Installed { meta: meta(id(6, 2), &[4, 5]), keep_tail: true });
     run(
         place,
         &[
@@ -229,7 +229,10 @@ pub fn compaction_leaves_a_log_without_holes<P: LogPlace>(place: &P) {
 /// Configurations are found again, and go with what is cut (rules M8, M9).
 pub fn memberships_are_recovered<P: LogPlace>(place: &P) {
     let configure = |index, term, members: &[u64]| {
-        vec![Entry { id: id(index, term), payload: Payload::Membership(membership(members)) }]
+        vec![Entry {
+            id: id(index, term),
+            payload: Payload::Membership(Box::new(membership(members))),
+        }]
     };
     run(
         place,
@@ -370,8 +373,9 @@ fn run<P: LogPlace>(place: &P, batches: &[Batch]) {
 
 /// Something of everything.
 fn history() -> Vec<Batch> {
-    let payload = Payload::Membership(membership(&[1, 2]));
-    let installed = |at, keep_tail| Some(Installed { meta: meta(at, &[1, 2, 3]), keep_tail });
+    let payload = Payload::Membership(Box::new(membership(&[1, 2])));
+    let installed =
+        |at, keep_tail| Some(Box::new(Installed { meta: meta(at, &[1, 2, 3]), keep_tail }));
     vec![
         Batch { hard: Some(hard(1, Some(1))), ..Batch::default() },
         append(commands(1, 5, 1)),
@@ -446,7 +450,7 @@ impl Model {
                 found.runs.push((entry.id.term, entry.id.index));
             }
             if let Payload::Membership(membership) = &entry.payload {
-                found.memberships.push((entry.id, membership.clone()));
+                found.memberships.push((entry.id, Membership::clone(membership)));
             }
         }
         found
