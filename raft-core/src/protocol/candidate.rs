@@ -86,7 +86,7 @@ impl Raft {
     /// voter by now and not know it yet (rule E11).
     pub(super) fn on_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
         let good = last >= self.log.last();
-        self.called |= !good && !self.is_promotable();
+        self.called |= !good && self.is_called_by(last);
         let outcome = self.judge(term > self.hard.term && good);
         if mutant!(raft_mutant = "pre_vote_raises_the_term") && term > self.hard.term {
             self.set_hard(HardState { term, vote: None });
@@ -110,7 +110,7 @@ impl Raft {
             () if mutant!(raft_mutant = "votes_only_for_better_logs") => last > self.log.last(),
             () => last >= self.log.last(),
         };
-        self.called |= !good && !self.is_promotable();
+        self.called |= !good && self.is_called_by(last);
         let grant = free && self.leader().is_none() && good;
         if grant {
             if self.hard.vote.is_none() {
@@ -120,6 +120,14 @@ impl Raft {
         }
         let outcome = self.judge(grant);
         self.send(from, Message::VoteReply(outcome), Vouches::Term);
+    }
+
+    /// Whether somebody whose log ends at `last`, and who cannot have our vote, shows by asking for it that
+    /// we may be a voter without knowing. Who lacks what we know to be committed goes by a
+    /// configuration of the past.
+    fn is_called_by(&self, last: LogId) -> bool {
+        let committed = self.term_at(self.commit).map(|term| LogId::new(term, self.commit));
+        !self.is_promotable() && committed.is_some_and(|committed| last >= committed)
     }
 
     fn judge(&self, grant: bool) -> VoteOutcome {

@@ -4,7 +4,7 @@
 //! Paper: Figure 3. The checks know nothing of how the protocol works; they look at disks, at what was
 //! applied, and at what clients were told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use raft_core::{HardState, Index, LogId, NodeId, Term};
@@ -95,6 +95,8 @@ pub(crate) struct Truth {
     fates: Vec<Fate>,
     /// The highest place in the log that an answer to a client has shown to exist.
     pub(crate) floor: u64,
+    /// Who was a voter in any configuration that anybody went by.
+    pub(crate) ever_voters: BTreeSet<NodeId>,
 }
 
 /// An entry on some disk, and what came before it.

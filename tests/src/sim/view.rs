@@ -3,7 +3,7 @@
 use raft_core::{Index, LogId, Membership, NodeId, RoleName};
 
 use super::coverage::Seen;
-use super::host::{Host, Role, View};
+use super::host::{Role, View};
 use super::truth::{Violation, ensure};
 use super::world::{What, World, place_of};
 
@@ -130,8 +130,8 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A new leader is a voter for itself or for somebody else (rule E11), and was voted for by a quorum:
-    /// nobody's disk says otherwise (rules E1, M3, M12). What a later term has overwritten cannot be told any more.
+    /// A new leader is a voter, or was one for somebody who may count its vote still (rule E11), and was
+    /// voted for by a quorum: nobody's disk says otherwise (rules E1, M3, M12). What a later term has overwritten cannot be told any more.
     fn check_votes(&self, place: usize, new: View) -> Result<(), Violation> {
         let host = &self.hosts[place];
         let Some(node) = &host.node else { return Ok(()) };
@@ -146,8 +146,7 @@ impl World<'_> {
             }
             at = since.index.prev();
         }
-        let counts = |other: &Host| other.membership().is_some_and(|members| members.is_voter(id));
-        votes |= self.hosts.iter().any(counts);
+        votes |= self.truth.ever_voters.contains(&id);
         ensure!(votes, ElectionSafety, "{id:?} leads in {} and is no voter", new.term);
         let may_have = |voter: &&NodeId| {
             self.hosts.get(place_of(**voter)).is_some_and(|other| {
@@ -296,6 +295,9 @@ impl World<'_> {
             self.schedule.put(self.now, What::Schism(place, self.hosts[place].life));
         }
         met.into_iter().for_each(|seen| self.seen.meet(seen));
+        let voters = self.hosts[place].membership().into_iter();
+        let voters = voters.flat_map(|members| members.voters.iter().chain(&members.outgoing));
+        self.truth.ever_voters.extend(voters.copied());
         self.tell(place, |world| {
             let members = world.hosts[place].membership();
             format!("goes by {at} {:?}", members.expect("it is up"))

@@ -148,6 +148,7 @@ impl<'a> World<'a> {
         };
         let founders = (1..=plan.founders).map(|id| (node_id(id), format!("host-{id}:1")));
         let founding = Membership::of_voters(founders);
+        world.truth.ever_voters.clone_from(&founding.voters);
         for place in 0..hosts {
             let founder = (place as u64) < plan.founders;
             let disk = if founder { MemDisk::founded(founding.clone()) } else { MemDisk::new() };
