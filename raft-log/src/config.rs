@@ -30,7 +30,8 @@ pub struct RocksLogConfig {
     /// How many table files may be open at a time. Default 256.
     pub open_files: u32,
     /// How many bytes are kept aside for a full disk: released when a write finds no room, so that
-    /// the node can start again. Default 16 MiB, about what a start writes; 0 for none.
+    /// the node can start again. Default 128 MiB, what a start may write: all memtables, two prepared
+    /// files and a little; 0 for none.
     pub reserve_bytes: u64,
     /// At most this long after a write its watermark is fsynced, if further writes follow; the
     /// system does it after half a minute if none does. Default 1 s: one more fsync a second. It
@@ -48,7 +49,7 @@ impl Default for RocksLogConfig {
             block_bytes: 32 << 10,
             cache_bytes: 8 << 20,
             open_files: 256,
-            reserve_bytes: 16 << 20,
+            reserve_bytes: 128 << 20,
             watermark_sync_every: Duration::from_secs(1),
         }
     }
