@@ -30,12 +30,12 @@ pub struct MemMachine {
     store: MemStore,
 }
 
-/// A snapshot in memory: one file, named `state`.
+/// A snapshot in memory. That of a [`MemMachine`] is one file, named `state`.
 #[derive(Clone, Debug)]
 pub struct MemSnapshot {
     meta: SnapshotMeta,
     files: Vec<SnapshotFile>,
-    content: Bytes,
+    contents: Vec<Bytes>,
 }
 
 #[derive(Debug, Default)]
@@ -209,7 +209,16 @@ impl MemSnapshot {
     /// A snapshot of `content` that stands for `meta`.
     pub fn new(meta: SnapshotMeta, content: Bytes) -> Self {
         let files = vec![SnapshotFile { name: "state".to_owned(), bytes: content.len() as u64 }];
-        Self { meta, files, content }
+        Self { meta, files, contents: vec![content] }
+    }
+
+    /// A snapshot of several files, each with its name.
+    pub fn of_files(meta: SnapshotMeta, files: Vec<(String, Bytes)>) -> Self {
+        let file = |(name, content): (String, Bytes)| {
+            (SnapshotFile { name, bytes: content.len() as u64 }, content)
+        };
+        let (files, contents) = files.into_iter().map(file).unzip();
+        Self { meta, files, contents }
     }
 
     /// What a receiver of `source` gets, read at once. `meta` is that of the header, which is
@@ -217,20 +226,24 @@ impl MemSnapshot {
     ///
     /// # Errors
     ///
-    /// Whatever the source says; [`io::ErrorKind::Unsupported`] if it has not one file exactly.
+    /// Whatever the source says.
     pub fn receive(meta: SnapshotMeta, source: &mut dyn SnapshotSource) -> io::Result<Self> {
-        let [file] = source.files() else { return Err(io::ErrorKind::Unsupported.into()) };
-        let mut content = vec![0; usize::try_from(file.bytes).map_err(io::Error::other)?];
-        fill(&mut content, |offset, buffer| source.read_at(0, offset, buffer))?;
-        Ok(Self::new(meta, content.into()))
+        let files = source.files().to_vec();
+        let mut contents = Vec::new();
+        for (number, file) in files.iter().enumerate() {
+            let mut content = vec![0; usize::try_from(file.bytes).map_err(io::Error::other)?];
+            fill(&mut content, |offset, buffer| source.read_at(number, offset, buffer))?;
+            contents.push(content.into());
+        }
+        Ok(Self { meta, files, contents })
     }
 
     fn read(&self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        if file != 0 {
+        let Some(content) = self.contents.get(file) else {
             return Err(io::ErrorKind::NotFound.into());
-        }
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(self.content.len());
-        let rest = &self.content[offset..];
+        };
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+        let rest = &content[offset..];
         let bytes = rest.len().min(buffer.len());
         buffer[..bytes].copy_from_slice(&rest[..bytes]);
         Ok(bytes)

@@ -10,7 +10,7 @@ use super::mem_machine::MemSnapshot;
 use crate::message::Envelope;
 use crate::snapshot::{SnapshotHeader, SnapshotReader, SnapshotSource};
 use crate::transport::{Inbox, Peers, Sent, SnapshotOutcome, SnapshotTicket, Transport};
-use crate::types::NodeId;
+use crate::types::{ClusterId, Identity, Incarnation, NodeId};
 
 /// A network. Cloning gives another handle to the same one.
 #[derive(Clone, Debug, Default)]
@@ -22,19 +22,42 @@ pub struct MemNet {
 #[derive(Debug)]
 pub struct MemTransport {
     net: MemNet,
-    id: NodeId,
+    identity: Identity,
     /// A node that has started again must not be taken off by what is left of its last run.
     run: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    inboxes: BTreeMap<NodeId, (u64, Inbox)>,
+    nodes: BTreeMap<NodeId, Joined>,
     /// Pairs (from, to) over which nothing gets.
     cut: BTreeSet<(NodeId, NodeId)>,
     runs: u64,
     tickets: u64,
     delivered: u64,
+}
+
+/// A node on the network.
+#[derive(Debug)]
+struct Joined {
+    run: u64,
+    identity: Identity,
+    inbox: Inbox,
+    /// Those it has named, with the incarnations that are recorded; `None` before it names any.
+    peers: Option<Peers>,
+    /// Those it does not name any more.
+    left: BTreeSet<NodeId>,
+}
+
+impl Joined {
+    /// Whether it talks to this node: of its cluster, not removed, in the recorded life.
+    fn accepts(&self, other: &Identity) -> bool {
+        let info = self.peers.as_ref().and_then(|peers| peers.get(&other.node));
+        let recorded = info.and_then(|info| info.incarnation);
+        self.identity.cluster == other.cluster
+            && !self.left.contains(&other.node)
+            && recorded.is_none_or(|recorded| recorded == other.incarnation)
+    }
 }
 
 impl MemNet {
@@ -43,13 +66,18 @@ impl MemNet {
         Self::default()
     }
 
-    /// The transport of node `id`.
+    /// The transport of node `id`, where cluster and incarnation do not matter.
     pub fn transport(&self, id: NodeId) -> MemTransport {
+        self.join(Identity { cluster: ClusterId(0), node: id, incarnation: Incarnation(0) })
+    }
+
+    /// The transport of the node `identity`.
+    pub fn join(&self, identity: Identity) -> MemTransport {
         let mut shared = self.lock();
         shared.runs += 1;
         let run = shared.runs;
         drop(shared);
-        MemTransport { net: self.clone(), id, run }
+        MemTransport { net: self.clone(), identity, run }
     }
 
     /// Cuts the way from one node to another. The way back still works.
@@ -60,7 +88,7 @@ impl MemNet {
     /// Cuts a node off from all those that are on the network now, in both directions.
     pub fn isolate(&self, id: NodeId) {
         let mut shared = self.lock();
-        let others: Vec<_> = shared.inboxes.keys().copied().filter(|other| *other != id).collect();
+        let others: Vec<_> = shared.nodes.keys().copied().filter(|other| *other != id).collect();
         for other in others {
             shared.cut.insert((id, other));
             shared.cut.insert((other, id));
@@ -80,8 +108,12 @@ impl MemNet {
     /// Where what `from` sends to `to` is to be put, if it gets there.
     fn way(&self, from: NodeId, to: NodeId) -> Option<Inbox> {
         let mut shared = self.lock();
-        let (_, inbox) = shared.inboxes.get(&to)?;
-        let inbox = inbox.clone();
+        let (sender, receiver) = (shared.nodes.get(&from)?, shared.nodes.get(&to)?);
+        // As with a connection, both sides have to agree.
+        if !sender.accepts(&receiver.identity) || !receiver.accepts(&sender.identity) {
+            return None;
+        }
+        let inbox = receiver.inbox.clone();
         if shared.cut.contains(&(from, to)) {
             return None;
         }
@@ -97,10 +129,16 @@ impl MemNet {
 
 impl Transport for MemTransport {
     fn start(&mut self, inbox: Inbox) {
-        self.net.lock().inboxes.insert(self.id, (self.run, inbox));
+        let (run, identity) = (self.run, self.identity);
+        let joined = Joined { run, identity, inbox, peers: None, left: BTreeSet::new() };
+        self.net.lock().nodes.insert(identity.node, joined);
     }
 
     fn send(&self, envelope: Envelope) -> Sent {
+        // Rule L17: nobody speaks in the name of another.
+        if envelope.from != self.identity.node {
+            return Sent::Unreachable;
+        }
         // The lock is not held while the inbox is called.
         match self.net.way(envelope.from, envelope.to) {
             Some(inbox) => {
@@ -120,11 +158,11 @@ impl Transport for MemTransport {
         let mut shared = self.net.lock();
         shared.tickets += 1;
         let ticket = SnapshotTicket(shared.tickets);
-        let own = shared.inboxes.get(&self.id).map(|(_, inbox)| inbox.clone());
+        let own = shared.nodes.get(&self.identity.node).map(|joined| joined.inbox.clone());
         drop(shared);
         let to = header.to;
         let arrived = MemSnapshot::receive(header.meta.clone(), &mut *source).ok();
-        let outcome = match self.net.way(header.from, to).zip(arrived) {
+        let outcome = match self.net.way(self.identity.node, to).zip(arrived) {
             Some((inbox, snapshot)) => {
                 let reader: Box<dyn SnapshotReader> = Box::new(snapshot);
                 inbox.snapshot(header, reader);
@@ -138,15 +176,48 @@ impl Transport for MemTransport {
         ticket
     }
 
-    /// Everybody reaches everybody here.
-    fn set_peers(&self, _peers: &Peers) {}
+    /// Everybody reaches everybody here, except those that are in another life than it is recorded
+    /// and those that are not named any more.
+    fn set_peers(&self, peers: &Peers) {
+        let mut met = Vec::new();
+        let mut shared = self.net.lock();
+        let identities: Vec<_> = shared.nodes.values().map(|joined| joined.identity).collect();
+        let Some(own) = shared.nodes.get_mut(&self.identity.node) else { return };
+        if let Some(before) = own.peers.replace(peers.clone()) {
+            own.left.extend(before.into_keys());
+        }
+        own.left.retain(|id| !peers.contains_key(id));
+        let inbox = own.inbox.clone();
+        for other in identities.iter().filter(|other| peers.contains_key(&other.node)) {
+            let theirs = shared.nodes.get(&other.node);
+            let agreed = theirs.is_some_and(|theirs| theirs.accepts(&self.identity))
+                && shared.nodes.get(&self.identity.node).is_some_and(|own| own.accepts(other));
+            if let Some(theirs) = theirs
+                && agreed
+                && other.node != self.identity.node
+            {
+                met.push((theirs.inbox.clone(), *other));
+            }
+        }
+        drop(shared);
+        // The lock is not held while an inbox is called.
+        for (theirs, other) in met {
+            inbox.met(other.node, other.incarnation);
+            theirs.met(self.identity.node, self.identity.incarnation);
+        }
+    }
 }
 
 impl Drop for MemTransport {
     fn drop(&mut self) {
         let mut shared = self.net.lock();
-        if shared.inboxes.get(&self.id).is_some_and(|(run, _)| *run == self.run) {
-            shared.inboxes.remove(&self.id);
+        let id = self.identity.node;
+        if shared.nodes.get(&id).is_none_or(|joined| joined.run != self.run) {
+            return;
         }
+        shared.nodes.remove(&id);
+        let others: Vec<_> = shared.nodes.values().map(|joined| joined.inbox.clone()).collect();
+        drop(shared);
+        others.iter().for_each(|inbox| inbox.unreachable(id));
     }
 }

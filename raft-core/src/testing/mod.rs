@@ -3,11 +3,11 @@
 //! - [`MemDisk`] and [`MemLog`]: a log in memory on a model of a disk that fails when told to;
 //! - [`MemStore`] and [`MemMachine`]: a small replicated map, with a hash of its state;
 //! - [`MemNet`]: a network inside one process, which can be cut;
-//! - [`suites`]: what a log store must do, as tests for whoever writes one;
+//! - [`suites`]: what the parts must do, as tests for whoever writes one;
 //! - [`SteppedNode`]: a whole node without threads or a clock, run one step at a time.
 //!
 //! With the first three, [`crate::Node::start`] gives a cluster inside one test; see
-//! `raft-core/tests/node.rs`. With the last a simulator decides the order of everything; ours is in
+//! `raft-core/tests/node`. With the last a simulator decides the order of everything; ours is in
 //! `tests/src/sim`. Nothing here is meant for anything but tests: nothing survives the process.
 
 mod mem_log;
