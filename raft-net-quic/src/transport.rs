@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use raft_core::{
-    Envelope, Inbox, Peers, Sent, SnapshotHeader, SnapshotSource, SnapshotTicket, Transport,
+    Envelope, Identity, Inbox, Peers, Sent, SnapshotHeader, SnapshotSource, SnapshotTicket,
+    Transport,
 };
 use tokio::runtime::Handle;
 
@@ -63,6 +64,11 @@ impl QuicTransport {
     /// Where it listens. The port is the one that the system chose if the configured one was 0.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> Identity {
+        self.shared.identity
     }
 
     /// Waits, once the transport is dropped, until every connection has been told so. A process
