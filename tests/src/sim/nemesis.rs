@@ -328,29 +328,9 @@ impl World<'_> {
 
     // Disks.
 
-    /// A disk is replaced by an empty one, and an operator puts a new node in its place. Only when
-    /// everybody knows in which life the old disk was: before that nobody can tell, and rule M10 is the
-    /// operator's to keep.
+    /// A disk is replaced by an empty one, and an operator puts a new node in its place.
     fn wipe(&mut self, place: usize) -> Result<(), Violation> {
-        let id = self.hosts[place].id;
-        let missed = BTreeSet::from([id]);
-        let known = |members: &Membership| {
-            let info = members.peers.get(&id);
-            let recorded = info.is_some_and(|info| info.incarnation.is_some());
-            !members.contains(id) || (recorded && can_miss(members, &missed))
-        };
-        let all_know = self.hosts.iter().enumerate().all(|(other, host)| {
-            other == place
-                || host.node.as_ref().is_some_and(|node| {
-                    let raft = node.raft();
-                    known(raft.membership())
-                        && raft.membership_id().index <= raft.commit().min(raft.persisted())
-                })
-        });
-        let member = self.hosts[place]
-            .membership()
-            .is_some_and(|members| members.is_voter(id) && can_miss(members, &missed));
-        if !all_know || !member || self.hosts.iter().any(|host| host.wiped) {
+        if !self.may_lose_the_disk_of(place) {
             return Ok(());
         }
         self.crash(place)?;
@@ -365,6 +345,37 @@ impl World<'_> {
             self.add_host(MemDisk::new());
         }
         Ok(())
+    }
+
+    /// Whether a cluster can bear the loss. Only when everybody knows in which life the disk was: before
+    /// that nobody can tell, and rule M10 is the operator's to keep. And only when no log can come to ask
+    /// for the vote of the lost node, not even by an entry that is under way, or still on a disk while
+    /// what replaces it is being written: who goes by that one waits for ever.
+    fn may_lose_the_disk_of(&self, place: usize) -> bool {
+        let id = self.hosts[place].id;
+        let missed = BTreeSet::from([id]);
+        let bears = |members: &Membership| {
+            let info = members.peers.get(&id);
+            let recorded = info.is_some_and(|info| info.incarnation.is_some());
+            !members.contains(id) || (recorded && can_miss(members, &missed))
+        };
+        let others = self.hosts.iter().enumerate().filter(|(other, _)| *other != place);
+        let all_bear = others.map(|(_, host)| host.node.as_ref()).all(|node| {
+            node.is_some_and(|node| {
+                let raft = node.raft();
+                bears(raft.membership())
+                    && raft.membership_id().index <= raft.commit()
+                    && raft.persisted() == raft.last().index
+            })
+        });
+        let member = self.hosts[place]
+            .membership()
+            .is_some_and(|members| members.is_voter(id) && can_miss(members, &missed));
+        let under_way = self.schedule.waiting().chain(self.deferred.iter().flatten());
+        all_bear
+            && member
+            && under_way.flat_map(What::memberships).all(bears)
+            && !self.hosts.iter().any(|host| host.wiped)
     }
 
     // The operator.

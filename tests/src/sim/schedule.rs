@@ -43,6 +43,11 @@ impl<T> Schedule<T> {
         Some((at, thing))
     }
 
+    /// What will happen, in no order.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &T> {
+        self.things.iter().flatten()
+    }
+
     /// How many things will happen.
     pub(crate) fn len(&self) -> usize {
         self.heap.len()

@@ -7,7 +7,8 @@
 
 use raft_core::testing::{MemDisk, MemSnapshot};
 use raft_core::{
-    Arrival, Envelope, Membership, NodeId, SnapshotHeader, SnapshotOutcome, SnapshotTicket,
+    Arrival, Envelope, Membership, Message, NodeId, Payload, SnapshotHeader, SnapshotOutcome,
+    SnapshotTicket,
 };
 
 use super::clients::{Answer, Answers, Op};
@@ -410,6 +411,21 @@ impl What {
             | Self::Resume(..)
             | Self::Restart(..) => None,
         }
+    }
+
+    /// The configurations that are under way to a log.
+    pub(crate) fn memberships(&self) -> impl Iterator<Item = &Membership> {
+        let entries = match self {
+            Self::Deliver(envelope) => match &envelope.message {
+                Message::Append { entries, .. } => entries.as_slice(),
+                _ => &[],
+            },
+            _ => &[],
+        };
+        entries.iter().filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(&**membership),
+            Payload::Empty | Payload::Command(_) => None,
+        })
     }
 }
 
