@@ -17,10 +17,18 @@ const RETRY_PAUSE: Micros = 5_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Write(Command),
-    Read { register: u8 },
-    LeaseRead { register: u8 },
+    Read {
+        register: u8,
+    },
+    LeaseRead {
+        register: u8,
+    },
     StaleRead,
-    Change,
+    /// Asked of the node at this place, in this life of its.
+    Change {
+        place: usize,
+        life: u32,
+    },
     Transfer,
     Forget,
     Repair,
@@ -124,7 +132,7 @@ impl World<'_> {
                 let done = move |result| answers.put(op, Answer::Read(result));
                 node.read_barrier(ReadLevel::Stale, done);
             }
-            Request::Change | Request::Transfer | Request::Forget | Request::Repair => {
+            Request::Change { .. } | Request::Transfer | Request::Forget | Request::Repair => {
                 unreachable!("these come from the operator")
             }
         }

@@ -90,9 +90,31 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Voters that can be missed, by every configuration that anybody goes by.
+    /// Whether an operator's change may still take effect. Whoever lives on must be a quorum by that
+    /// configuration, too.
+    pub(crate) fn a_change_waits(&self) -> bool {
+        self.ops.iter().any(|op| match op.request {
+            Request::Change { place, life } => {
+                !op.answered && self.hosts[place].node.is_some() && self.hosts[place].life == life
+            }
+            Request::Write(_)
+            | Request::Read { .. }
+            | Request::LeaseRead { .. }
+            | Request::StaleRead
+            | Request::Transfer
+            | Request::Forget
+            | Request::Repair => false,
+        })
+    }
+
+    /// Voters that can be missed, by every configuration that anybody goes by or will.
     fn a_minority(&mut self) -> Vec<usize> {
-        let mut configurations: Vec<Membership> = Vec::new();
+        if self.a_change_waits() {
+            return Vec::new();
+        }
+        let under_way = self.schedule.waiting().chain(self.deferred.iter().flatten());
+        let mut configurations: Vec<Membership> =
+            under_way.flat_map(What::memberships).cloned().collect();
         for host in &self.hosts {
             let Some(node) = &host.node else { continue };
             configurations.push(node.raft().membership().clone());

@@ -375,6 +375,7 @@ impl World<'_> {
         all_bear
             && member
             && under_way.flat_map(What::memberships).all(bears)
+            && !self.a_change_waits()
             && !self.hosts.iter().any(|host| host.wiped)
     }
 
@@ -401,7 +402,8 @@ impl World<'_> {
     }
 
     fn ask_for_change(&mut self, place: usize, change: Change) -> Result<(), Violation> {
-        let op = self.operator_asks(Request::Change);
+        let life = self.hosts[place].life;
+        let op = self.operator_asks(Request::Change { place, life });
         self.tell(place, |_| format!("is asked: #{op} {change:?}"));
         let answers = self.answers.clone();
         let Some(node) = &mut self.hosts[place].node else { return Ok(()) };
