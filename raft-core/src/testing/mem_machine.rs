@@ -10,6 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, Membership, Payload};
 use crate::snapshot::{SnapshotFile, SnapshotMeta, SnapshotReader, SnapshotSource};
@@ -30,8 +31,9 @@ pub struct MemMachine {
     store: MemStore,
 }
 
-/// A snapshot in memory. That of a [`MemMachine`] is one file, named `state`.
-#[derive(Clone, Debug)]
+/// A snapshot in memory. That of a [`MemMachine`] is one file, named `state`. It can be encoded as a whole,
+/// for transports that are examples.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MemSnapshot {
     meta: SnapshotMeta,
     files: Vec<SnapshotFile>,
