@@ -55,7 +55,7 @@ struct Lane {
 enum Frame {
     Hello { from: Identity, to: NodeId },
     Message(Envelope),
-    Snapshot(SnapshotHeader, MemSnapshot),
+    Snapshot(Box<(SnapshotHeader, MemSnapshot)>),
 }
 
 impl TcpTransport {
@@ -114,7 +114,7 @@ impl Transport for TcpTransport {
         thread::spawn(move || {
             let sent = shared.dial(to).and_then(|mut stream| {
                 let snapshot = MemSnapshot::receive(header.meta.clone(), &mut *source)?;
-                write_frame(&mut stream, &Frame::Snapshot(header, snapshot))?;
+                write_frame(&mut stream, &Frame::Snapshot(Box::new((header, snapshot))))?;
                 stream.read_exact(&mut [0]) // All of it is there.
             });
             let outcome = sent.map_or(SnapshotOutcome::Failed, |()| SnapshotOutcome::Delivered);
@@ -189,11 +189,11 @@ impl Shared {
                 Frame::Message(envelope) if (envelope.from, envelope.to) == route => {
                     self.inbox().messages(vec![envelope]);
                 }
-                Frame::Snapshot(header, snapshot) if (header.from, header.to) == route => {
-                    self.inbox().snapshot(header, Box::new(snapshot));
+                Frame::Snapshot(sent) if (sent.0.from, sent.0.to) == route => {
+                    self.inbox().snapshot(sent.0, Box::new(sent.1));
                     (&stream).write_all(&[1])?;
                 }
-                Frame::Message(_) | Frame::Snapshot(..) | Frame::Hello { .. } => break,
+                Frame::Message(_) | Frame::Snapshot(_) | Frame::Hello { .. } => break,
             }
         }
         self.inbox().unreachable(from.node);
