@@ -415,12 +415,12 @@ impl What {
 
     /// The configurations that are under way to a log.
     pub(crate) fn memberships(&self) -> impl Iterator<Item = &Membership> {
-        let entries = match self {
-            Self::Deliver(envelope) => match &envelope.message {
-                Message::Append { entries, .. } => entries.as_slice(),
-                _ => &[],
-            },
-            _ => &[],
+        let entries = if let Self::Deliver(envelope) = self
+            && let Message::Append { entries, .. } = &envelope.message
+        {
+            entries.as_slice()
+        } else {
+            &[]
         };
         entries.iter().filter_map(|entry| match &entry.payload {
             Payload::Membership(membership) => Some(&**membership),
