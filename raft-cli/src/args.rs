@@ -252,6 +252,10 @@ pub(crate) struct ServeArgs {
     /// Where this node keeps its data. Made at the first start.
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Where the write-ahead log goes, if not into the data directory: an empty directory on another
+    /// disk, for this node alone. Decided at the first start.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) wal_dir: Option<PathBuf>,
     /// The UDP address to listen on, for nodes and clients.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) listen: Option<SocketAddr>,

@@ -21,6 +21,8 @@ pub(crate) struct ConfigFile {
     pub(crate) node_id: Option<NodeId>,
     #[serde(alias = "data_dir")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[serde(alias = "wal_dir")]
+    pub(crate) wal_dir: Option<PathBuf>,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) advertise: Option<String>,
     pub(crate) http: Option<SocketAddr>,

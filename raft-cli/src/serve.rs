@@ -35,6 +35,7 @@ use crate::{faults, http, join, output, terminal};
 pub(crate) struct Settings {
     pub(crate) node: NodeId,
     pub(crate) data_dir: PathBuf,
+    pub(crate) wal_dir: Option<PathBuf>,
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: Option<String>,
     pub(crate) http: Option<SocketAddr>,
@@ -125,11 +126,12 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
         .map_err(|error| faults::of_listening(&error))?;
     let listen = transport.local_addr();
     let closed = Box::pin(transport.closed());
+    let mut log = RocksLogConfig::default();
+    log.wal_dir.clone_from(&settings.wal_dir);
     if let Some(base) = &begin.base {
-        dir.initialise(begin.identity, base, &RocksLogConfig::default())
-            .map_err(faults::of_directory)?;
+        dir.initialise(begin.identity, base, &log).map_err(faults::of_directory)?;
     }
-    let log = RocksLog::open(&dir, RocksLogConfig::default()).map_err(faults::of_directory)?;
+    let log = RocksLog::open(&dir, log).map_err(faults::of_directory)?;
     let kv = Kv::open(&dir.path().join("kv"), KvConfig::default()).map_err(faults::of_store)?;
     let reader = kv.reader();
     let mut options = NodeOptions::new(settings.protocol());

@@ -3,12 +3,17 @@
 //! Only what an operator may have a reason to change. What safety needs is not here: every batch is
 //! fsynced, always.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of a [`RocksLog`](crate::RocksLog). They may differ from one start to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RocksLogConfig {
+    /// Where the write-ahead log goes, if not beside the tables: a directory on another disk, empty and
+    /// for this node alone. Decided when a data directory is initialised, and kept in it (the link `wal`);
+    /// `None` later on means wherever it is, and another directory is refused. Default none.
+    pub wal_dir: Option<PathBuf>,
     /// How many bytes of entries are gathered in memory before they are written to a table file.
     /// Default 16 MiB; RocksDB takes at least 64 KiB. A start reads about this much again from the
     /// write-ahead log, so more means slower starts and fewer files.
@@ -43,6 +48,7 @@ pub struct RocksLogConfig {
 impl Default for RocksLogConfig {
     fn default() -> Self {
         Self {
+            wal_dir: None,
             memtable_bytes: 16 << 20,
             memtables: 4,
             prepared_bytes: 16 << 20,

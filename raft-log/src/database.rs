@@ -21,6 +21,7 @@ use crate::config::RocksLogConfig;
 use crate::physical::{self, Survey};
 use crate::record::{self, Defect, State};
 use crate::reserve;
+use crate::wal::Places;
 
 /// The repair for a node that has forgotten what it had promised.
 pub(crate) const REJOIN: &str = "do not start this node on it again: it may have forgotten votes \
@@ -39,7 +40,7 @@ pub(crate) const BASE_KEY: &[u8] = b"base";
 /// An open database. Shared by the one writer and its readers.
 pub(crate) struct Database {
     db: DB,
-    path: PathBuf,
+    places: Places,
     failed: OnceLock<Failure>,
     complaint: Complaint,
     /// What its files look like, if that was of interest.
@@ -51,40 +52,41 @@ type Complaint = Arc<OnceLock<String>>;
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Database").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Database").field("path", &self.path()).finish_non_exhaustive()
     }
 }
 
 impl Database {
-    /// Creates the database at `path`, or finishes creating it.
-    pub(crate) fn create(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
-        Self::opened(path, config, |mut options, families| {
+    /// Creates the database in `places`, or finishes creating it.
+    pub(crate) fn create(places: &Places, config: &RocksLogConfig) -> Result<Self, StoreError> {
+        Self::opened(places, config, |mut options, families| {
             options.create_if_missing(true);
             options.create_missing_column_families(true);
-            DB::open_cf_descriptors(&options, path, families)
+            DB::open_cf_descriptors(&options, &places.database, families)
         })
     }
 
-    /// Opens the database at `path`, which must exist and have been looked at: of a damaged
+    /// Opens the database in `places`, which must exist and have been looked at: of a damaged
     /// write-ahead log everything before the damage is accepted.
     ///
     /// What RocksDB replays from its write-ahead log it writes to table files and fsyncs before
     /// this returns, so everything found is durable, also what no fsync had finished for.
-    pub(crate) fn open(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
-        Self::opened(path, config, |options, families| {
-            DB::open_cf_descriptors(&options, path, families)
+    pub(crate) fn open(places: &Places, config: &RocksLogConfig) -> Result<Self, StoreError> {
+        Self::opened(places, config, |options, families| {
+            DB::open_cf_descriptors(&options, &places.database, families)
         })
     }
 
-    /// Opens the database at `path` to look at it, without changing a byte. Refuses it if anything
+    /// Opens the database in `places` to look at it, without changing a byte. Refuses it if anything
     /// in its write-ahead log that had been durable cannot be read any more (rule L15).
-    pub(crate) fn inspect(path: &Path, config: &RocksLogConfig) -> Result<Self, StoreError> {
+    pub(crate) fn inspect(places: &Places, config: &RocksLogConfig) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Io { doing: OPENING, source };
-        let survey = physical::survey(path).map_err(failed)?;
+        let path = &places.database;
+        let survey = physical::survey(path, &places.wal).map_err(failed)?;
         if let Some(place) = survey.endless {
             return Err(corrupt(path, place.to_string()));
         }
-        let opened = Self::opened(path, config, |options, families| {
+        let opened = Self::opened(places, config, |options, families| {
             DB::open_cf_descriptors_read_only(&options, path, families, false)
         });
         let database = match (opened, &survey.damage) {
@@ -112,16 +114,20 @@ impl Database {
     }
 
     fn opened(
-        path: &Path,
+        places: &Places,
         config: &RocksLogConfig,
         open: impl FnOnce(Options, Vec<ColumnFamilyDescriptor>) -> Result<DB, rocksdb::Error>,
     ) -> Result<Self, StoreError> {
         let complaint = Complaint::default();
-        let options = options(config, Arc::clone(&complaint));
+        let path = &places.database;
+        let mut options = options(config, Arc::clone(&complaint));
+        if places.are_two() {
+            options.set_wal_dir(&places.wal);
+        }
         match open(options, families(config)) {
             Ok(db) => {
                 let failed = OnceLock::new();
-                Ok(Self { db, path: path.to_owned(), failed, complaint, survey: None })
+                Ok(Self { db, places: places.clone(), failed, complaint, survey: None })
             }
             // The options are right, so what RocksDB calls an invalid argument is a database that
             // does not exist or lacks a column family.
@@ -209,7 +215,7 @@ impl Database {
             }
         };
         Err(match () {
-            () if is_full(&said) => StoreError::Full { doing: DOING, path: self.path.clone() },
+            () if is_full(&said) => StoreError::Full { doing: DOING, path: self.path().to_owned() },
             () if said.contains("Corruption: ") => self.corrupt(said),
             () => StoreError::Io { doing: DOING, source: io::Error::other(said) },
         })
@@ -217,7 +223,12 @@ impl Database {
 
     /// The directory it is in.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.places.database
+    }
+
+    /// The directories it is in.
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// The column family of the entries.
@@ -265,12 +276,12 @@ impl Database {
 
     /// What an error of RocksDB means.
     pub(crate) fn error(&self, doing: &'static str, error: rocksdb::Error) -> StoreError {
-        store_error(&self.path, doing, error)
+        store_error(self.path(), doing, error)
     }
 
     /// Something in the database does not check out.
     pub(crate) fn corrupt(&self, what: impl Into<String>) -> StoreError {
-        corrupt(&self.path, what.into())
+        corrupt(self.path(), what.into())
     }
 
     /// Lets nothing through any more once something has failed (rule L14).
@@ -278,16 +289,11 @@ impl Database {
         self.failed.get().map_or(Ok(()), |failure| Err(failure.to_error()))
     }
 
-    /// Where the reserve for a full disk is: beside the database.
-    pub(crate) fn reserve_path(log: &Path) -> PathBuf {
-        log.with_file_name("reserve")
-    }
-
     fn release_reserve(&self, error: &StoreError) {
         if matches!(error, StoreError::Full { .. }) {
             // It would try again whatever it was about, and fill the space before the next start.
             self.db.cancel_all_background_work(true);
-            reserve::release(&Self::reserve_path(&self.path));
+            self.places.reserves().iter().for_each(|path| reserve::release(path));
         }
     }
 

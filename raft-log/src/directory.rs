@@ -15,6 +15,7 @@ use crate::database::REJOIN;
 use crate::error::OpenError;
 use crate::identity::{self, Unreadable};
 use crate::log;
+use crate::wal::{self, Places};
 use crate::watermark::Watermark;
 
 const LOCK: &str = "LOCK";
@@ -76,7 +77,8 @@ impl DataDir {
     ///
     /// # Errors
     ///
-    /// [`OpenError::AlreadyInitialised`]; [`OpenError::Orphaned`] if a node has written to the log
+    /// [`OpenError::AlreadyInitialised`]; [`OpenError::ForeignWal`] if the directory for the write-ahead
+    /// log is not empty; [`OpenError::Orphaned`] if a node has written to the log
     /// that is there, so that its identity file must have been lost; [`OpenError::Log`] or
     /// [`OpenError::Io`] if the device failed.
     pub fn initialise(
@@ -89,7 +91,10 @@ impl DataDir {
             return Err(OpenError::AlreadyInitialised { path: self.path.clone(), node, cluster });
         }
         self.check_no_watermark()?;
-        let state = log::create(&self.log_path(), founding, config)?;
+        if let Some(wal) = &config.wal_dir {
+            wal::establish(&self.path, wal, &identity)?;
+        }
+        let state = log::create(&self.places(), founding, config)?;
         let watermark = self.watermark_path();
         Watermark::create(&watermark, &state)
             .map_err(|error| failed(&watermark, "writing it", error))?;
@@ -129,8 +134,8 @@ impl DataDir {
         }
     }
 
-    pub(crate) fn log_path(&self) -> PathBuf {
-        self.path.join(LOG)
+    pub(crate) fn places(&self) -> Places {
+        Places::of(&self.path, self.path.join(LOG))
     }
 
     pub(crate) fn watermark_path(&self) -> PathBuf {
@@ -155,7 +160,7 @@ impl DataDir {
 }
 
 /// Creates `path` with what is missing above it, durably.
-fn create_directory(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), OpenError> {
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => return Ok(()),
         Ok(_) => return Err(OpenError::NotADirectory { path: path.to_owned() }),
@@ -219,18 +224,18 @@ fn read_identity(path: &Path) -> Result<Option<Identity>, OpenError> {
     })
 }
 
-fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(content)?;
     file.sync_all()
 }
 
-fn sync_directory(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn sync_directory(path: &Path) -> Result<(), OpenError> {
     File::open(path)
         .and_then(|directory| directory.sync_all())
         .map_err(|error| failed(path, "syncing the directory", error))
 }
 
-fn failed(path: &Path, doing: &'static str, source: io::Error) -> OpenError {
+pub(crate) fn failed(path: &Path, doing: &'static str, source: io::Error) -> OpenError {
     OpenError::Io { path: path.to_owned(), doing, source }
 }

@@ -100,6 +100,30 @@ pub enum OpenError {
         /// Which was asked for.
         expected: ClusterId,
     },
+    /// The write-ahead log is somewhere else. Where it is was decided when the directory was
+    /// initialised; to move it, stop the node, move the directory and let the link `wal` point to it.
+    #[error(
+        "{path} has its write-ahead log in {found}, not in {wanted}; \
+         leave that option out, or move the log and the link {path}/wal"
+    )]
+    OtherWal {
+        /// The data directory.
+        path: PathBuf,
+        /// Where it is.
+        found: PathBuf,
+        /// Where it was said to be.
+        wanted: PathBuf,
+    },
+    /// What is to hold the write-ahead log is not this node's.
+    #[error(
+        "{path} cannot hold the write-ahead log: {what}; use an empty directory of this node's"
+    )]
+    ForeignWal {
+        /// The directory for the write-ahead log.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The log itself could not be opened.
     #[error(transparent)]
     Log(#[from] StoreError),

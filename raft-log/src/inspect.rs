@@ -4,6 +4,7 @@
 //! it; RocksDB is opened read-only.
 
 use std::fs;
+use std::iter;
 use std::path::Path;
 
 use raft_core::{Entry, HardState, Identity, Index, LogId, Membership, StoreError, Term};
@@ -15,6 +16,7 @@ use crate::error::OpenError;
 use crate::log;
 use crate::reader::Reader;
 use crate::recover::{self, Found};
+use crate::wal::{self, Places};
 use crate::watermark::Watermark;
 
 /// What a log holds, apart from the payloads.
@@ -128,7 +130,8 @@ impl Opened {
         };
         let config = RocksLogConfig::default();
         let (_, mark) = Watermark::open(&dir.watermark_path(), config.watermark_sync_every)?;
-        let database = Database::inspect(&dir.log_path(), &config)?;
+        wal::check(path, None, &identity)?;
+        let database = Database::inspect(&dir.places(), &config)?;
         log::check_covers(&database, &mark)?;
         Ok(Self { database, identity, acknowledged: mark.write, _dir: dir })
     }
@@ -146,16 +149,19 @@ impl Opened {
             membership: memberships.pop().unwrap_or(founding),
             writes: state.write,
             acknowledged: self.acknowledged,
-            disk_bytes: size(self.database.path())?,
+            disk_bytes: size(self.database.places())?,
         })
     }
 }
 
-fn size(path: &Path) -> Result<u64, StoreError> {
+fn size(places: &Places) -> Result<u64, StoreError> {
     let failed = |source| StoreError::Io { doing: "listing the log's files", source };
+    let wal = places.are_two().then_some(&places.wal);
     let mut bytes = 0;
-    for item in fs::read_dir(path).map_err(failed)? {
-        bytes += item.and_then(|item| item.metadata()).map_err(failed)?.len();
+    for path in iter::once(&places.database).chain(wal) {
+        for item in fs::read_dir(path).map_err(failed)? {
+            bytes += item.and_then(|item| item.metadata()).map_err(failed)?.len();
+        }
     }
     Ok(bytes)
 }

@@ -13,6 +13,7 @@
 //! | `DIR/identity` | cluster, node, incarnation; its existence says "initialised" | once, last |
 //! | `DIR/watermark` | what the last acknowledged write was | after each write |
 //! | `DIR/reserve` | blocks that nobody uses, released when the disk is full | at starts that miss it |
+//! | `DIR/wal` | a link to where the write-ahead log is, if that is another place | once |
 //! | `DIR/log/` | a RocksDB database with the column families `entries` and `meta` | always |
 //!
 //! Other crates keep their own files beside these.
@@ -50,6 +51,7 @@
 //! write-ahead log can be written over again, which nearly halves the time of an fsync on some file
 //! systems (`docs/performance.md`). RocksDB's strict modes of recovery forbid that.
 
+mod chunk;
 mod config;
 mod database;
 mod directory;
@@ -63,6 +65,7 @@ mod record;
 mod recover;
 mod reserve;
 mod shape;
+mod wal;
 mod watermark;
 
 pub use config::RocksLogConfig;

@@ -1,17 +1,19 @@
 //! [`RocksLog`]: the log store itself.
 //!
 //! Rules upheld here: E1, L10, L11, L14–L16, S1, S4. The crate's documentation says how a loss is
-//! told from a torn tail; [`crate::record`] how records look; [`crate::recover`] how they are read
-//! back.
+//! told from a torn tail; [`crate::record`] and [`crate::chunk`] how records and rows look;
+//! [`crate::recover`] how they are read back.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use raft_core::{
-    Batch, HardState, Index, LogReader, LogStore, Recovered, SnapshotMeta, StoreError, Term,
+    Batch, Entry, HardState, Index, LogReader, LogStore, Recovered, SnapshotMeta, StoreError, Term,
 };
 use rocksdb::{IteratorMode, WriteBatch};
 
+use crate::chunk::{self, MAX_ENTRY_BYTES};
 use crate::config::RocksLogConfig;
 use crate::database::{BASE_KEY, Database, STATE_KEY};
 use crate::directory::DataDir;
@@ -21,6 +23,7 @@ use crate::record::{self, State};
 use crate::recover::{self, Found};
 use crate::reserve;
 use crate::shape::{Shape, Void};
+use crate::wal::{self, Places};
 use crate::watermark::Watermark;
 
 /// A durable log in a data directory.
@@ -54,27 +57,29 @@ impl RocksLog {
     ///
     /// # Errors
     ///
-    /// [`OpenError::NotInitialised`]; otherwise [`OpenError::Log`] with [`StoreError::Corrupt`] if
+    /// [`OpenError::NotInitialised`]; [`OpenError::OtherWal`] and [`OpenError::ForeignWal`] if the
+    /// write-ahead log is not where it should be; otherwise [`OpenError::Log`] with [`StoreError::Corrupt`] if
     /// anything that had been durable is damaged or gone (rule L15), [`StoreError::Io`] or
     /// [`StoreError::Full`] if the device failed.
     pub fn open(dir: &DataDir, config: RocksLogConfig) -> Result<Self, OpenError> {
-        if dir.identity().is_none() {
+        let Some(identity) = dir.identity() else {
             return Err(OpenError::NotInitialised { path: dir.path().to_owned() });
-        }
+        };
+        wal::check(dir.path(), config.wal_dir.as_deref(), &identity)?;
         let (mut watermark, mark) =
             Watermark::open(&dir.watermark_path(), config.watermark_sync_every)?;
-        let reserve = Database::reserve_path(&dir.log_path());
-        let opened = open_no_shorter(&dir.log_path(), &config, &mark).and_then(|opened| {
+        let places = dir.places();
+        let opened = open_no_shorter(&places, &config, &mark).and_then(|opened| {
             watermark.renew(&opened.1.state)?;
             opened.0.prepare(config.prepared_bytes, &opened.1.state)?;
             Ok(opened)
         });
         if matches!(opened, Err(StoreError::Full { .. })) {
             // The next start may need it.
-            reserve::release(&reserve);
+            places.reserves().iter().for_each(|path| reserve::release(path));
         }
         let (database, found) = opened?;
-        reserve::keep(&reserve, config.reserve_bytes);
+        places.reserves().iter().for_each(|path| reserve::keep(path, config.reserve_bytes));
         tracing::info!(
             path = %database.path().display(),
             base = %found.state.base,
@@ -92,17 +97,19 @@ impl RocksLog {
         })
     }
 
-    /// Writes what `fill` puts into a batch, and the state it leads to; on `Ok` both are durable.
+    /// Writes what `fill` puts into a batch, about `bytes` bytes, and the state it leads to; on `Ok` both
+    /// are durable.
     fn commit(
         &mut self,
         hard: HardState,
         shape: Shape,
+        bytes: usize,
         fill: impl Fn(&Self, &mut WriteBatch),
     ) -> Result<(), StoreError> {
         let state =
             State { write: self.state.write + 1, hard, base: shape.base(), last: shape.last() };
         let written = self.database.write(|| {
-            let mut write = WriteBatch::default();
+            let mut write = WriteBatch::with_capacity_bytes(STATE_BYTES + bytes);
             fill(self, &mut write);
             write.put_cf(self.database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
             write
@@ -118,27 +125,43 @@ impl RocksLog {
 
     /// Adds the parts of `batch` to `write`. Deletions first: within one RocksDB batch, what comes
     /// later wins.
-    fn fill(&self, write: &mut WriteBatch, batch: &Batch, voids: &[Void], before: Term) {
+    fn fill(&self, write: &mut WriteBatch, batch: &Batch, voids: &[Cut], before: Term) {
         if let Some(installed) = &batch.snapshot {
             self.rebase(write, &installed.meta);
         }
-        for void in voids {
-            self.void(write, void);
+        for cut in voids {
+            self.void(write, cut);
         }
-        let mut previous = before;
-        let mut bytes = Vec::new();
-        for entry in &batch.entries {
-            record::encode_entry(entry, previous, &mut bytes);
-            write.put_cf(self.database.entries(), record::key(entry.id.index), &bytes);
-            previous = entry.id.term;
-        }
+        chunk::put(write, self.database.entries(), &batch.entries, before);
+    }
+
+    /// Looks up what else has to be written to make `void` void.
+    fn cut(&self, void: Void) -> Result<Cut, StoreError> {
+        let mut rows = self.database.db().raw_iterator_cf(self.database.entries());
+        chunk::seek(&mut rows, void.from);
+        let found = rows.item().and_then(|(key, chunk)| Some((chunk::first(key)?, chunk)));
+        let kept = match found {
+            Some((first, chunk)) if first < void.from => {
+                let head = chunk::head(first, chunk, void.from).map_err(|defect| {
+                    self.database.corrupt(format!("the entries from {first} on: {defect}"))
+                })?;
+                Some((first, head.to_vec()))
+            }
+            Some(_) | None => None,
+        };
+        rows.status().map_err(|error| self.database.error("reading entries", error))?;
+        Ok(Cut { void, kept })
     }
 
     /// Adds to `write` that entries are void. Point deletions are cheaper to read past than range
     /// deletions, but a long range is one record instead of many.
-    fn void(&self, write: &mut WriteBatch, &Void { from, through }: &Void) {
+    fn void(&self, write: &mut WriteBatch, cut: &Cut) {
         const FEW: u64 = 64;
+        let Void { from, through } = cut.void;
         let entries = self.database.entries();
+        if let Some((first, chunk)) = &cut.kept {
+            write.put_cf(entries, record::key(*first), chunk);
+        }
         if through.since(from) < FEW {
             for index in from.0..=through.0 {
                 write.delete_cf(entries, record::key(Index(index)));
@@ -157,10 +180,16 @@ impl RocksLog {
         write.put_cf(self.database.meta(), BASE_KEY, record::seal(BASE_KEY, base));
     }
 
-    /// Gives back the files in which everything is before the base, which is durable (rule S4).
+    /// Gives back the files in which everything is before the base, which is durable (rule S4). The
+    /// chunk that reaches beyond the base stays, wherever it begins.
     fn drop_files(&self) -> Result<(), StoreError> {
-        let through = self.state.base.index;
         let database = &self.database;
+        let next = self.state.base.index.next();
+        let mut rows = database.db().raw_iterator_cf(database.entries());
+        chunk::seek(&mut rows, next);
+        let reaching = rows.key().and_then(chunk::first).unwrap_or(next);
+        rows.status().map_err(|error| database.latch(database.error("reading entries", error)))?;
+        let through = reaching.min(next).prev();
         let (from, to) = (record::key(Index::ZERO), record::key(through));
         let dropped = database.db().delete_file_in_range_cf(database.entries(), from, to);
         dropped.map_err(|error| {
@@ -185,12 +214,15 @@ impl LogStore for RocksLog {
         if batch.is_empty() {
             return Ok(());
         }
+        check_sizes(&batch.entries)?;
         let mut shape = self.shape.clone();
         let voids = shape.carry_out(batch)?;
+        let voids = voids.into_iter().map(|void| self.cut(void)).collect::<Result<Vec<_>, _>>();
+        let voids = voids.map_err(|error| self.database.latch(error))?;
 
         let before = batch.entries.first().and_then(|first| shape.term_at(first.id.index.prev()));
         let hard = batch.hard.unwrap_or(self.state.hard);
-        self.commit(hard, shape, |log, write| {
+        self.commit(hard, shape, chunk::size(&batch.entries), |log, write| {
             log.fill(write, batch, &voids, before.unwrap_or(Term(0)));
         })?;
         if batch.snapshot.is_some() {
@@ -206,7 +238,7 @@ impl LogStore for RocksLog {
         }
         let mut shape = self.shape.clone();
         shape.rebase(base.last)?;
-        self.commit(self.state.hard, shape, |log, write| log.rebase(write, base))?;
+        self.commit(self.state.hard, shape, 0, |log, write| log.rebase(write, base))?;
         self.drop_files()
     }
 
@@ -215,18 +247,42 @@ impl LogStore for RocksLog {
     }
 }
 
-/// Creates the log at `path` with the base `founding`, durable when this returns.
+/// What the state takes in a batch, with room to spare.
+const STATE_BYTES: usize = 256;
+
+/// Entries to make void, and what is left of the chunk in which they begin, if that is not theirs alone.
+struct Cut {
+    void: Void,
+    kept: Option<(Index, Vec<u8>)>,
+}
+
+/// Refuses what no record can hold, with nothing written.
+fn check_sizes(entries: &[Entry]) -> Result<(), StoreError> {
+    let too_large = |entry: &&Entry| entry.payload.len_bytes() > MAX_ENTRY_BYTES;
+    entries.iter().find(too_large).map_or(Ok(()), |entry| {
+        let (index, bytes) = (entry.id.index, entry.payload.len_bytes());
+        let what =
+            format!("entry {index} has {bytes} bytes; at most {MAX_ENTRY_BYTES} can be kept");
+        Err(StoreError::Io {
+            doing: "writing to the log",
+            source: io::Error::new(io::ErrorKind::InvalidInput, what),
+        })
+    })
+}
+
+/// Creates the log in `places` with the base `founding`, durable when this returns.
 ///
 /// A log that an interrupted call left behind is taken over; one that a node has written to is not.
 pub(crate) fn create(
-    path: &Path,
+    places: &Places,
     founding: &SnapshotMeta,
     config: &RocksLogConfig,
 ) -> Result<State, OpenError> {
-    if let Some(file) = data_without_database(path)? {
+    let path = &places.database;
+    if let Some(file) = data_without_database(places)? {
         return Err(orphaned(path, format!("the file {file} in a database that has none")));
     }
-    let database = Database::create(path, config)?;
+    let database = Database::create(places, config)?;
     let before = database.state()?;
     let is_pristine = before.is_none_or(|state| {
         state.write == 1 && state.hard == HardState::default() && state.last == state.base
@@ -253,35 +309,44 @@ fn orphaned(log: &Path, what: String) -> OpenError {
     OpenError::Orphaned { path: log.parent().unwrap_or(log).to_owned(), what }
 }
 
-/// A file with data in `path` although RocksDB's root file is not there. Creating a database writes
+/// A file with data although RocksDB's root file is not there. Creating a database writes
 /// that file before any data, so somebody removed it; RocksDB would begin anew without a word.
-fn data_without_database(path: &Path) -> Result<Option<String>, OpenError> {
-    let failed = |source| OpenError::Io { path: path.to_owned(), doing: "listing it", source };
-    if !path.try_exists().map_err(failed)? || path.join("CURRENT").try_exists().map_err(failed)? {
+fn data_without_database(places: &Places) -> Result<Option<String>, OpenError> {
+    let failed = |source| OpenError::Io {
+        path: places.database.clone(),
+        doing: "looking for what is there",
+        source,
+    };
+    if places.database.join("CURRENT").try_exists().map_err(failed)? {
         return Ok(None);
     }
-    for file in path.read_dir().map_err(failed)? {
-        let file = file.map_err(failed)?.file_name();
-        let name = file.to_string_lossy();
-        if name.ends_with(".log") || name.ends_with(".sst") {
-            return Ok(Some(name.into_owned()));
+    for path in [&places.database, &places.wal] {
+        if !path.try_exists().map_err(failed)? {
+            continue;
+        }
+        for file in path.read_dir().map_err(failed)? {
+            let file = file.map_err(failed)?.file_name();
+            let name = file.to_string_lossy();
+            if name.ends_with(".log") || name.ends_with(".sst") {
+                return Ok(Some(name.into_owned()));
+            }
         }
     }
     Ok(None)
 }
 
-/// Opens the database at `path`, unless it has lost a write that had been durable. Nothing is changed
+/// Opens the database in `places`, unless it has lost a write that had been durable. Nothing is changed
 /// before all of it is read and checked, so that the evidence is not destroyed.
 fn open_no_shorter(
-    path: &Path,
+    places: &Places,
     config: &RocksLogConfig,
     mark: &State,
 ) -> Result<(Database, Found), StoreError> {
-    let found = Database::inspect(path, config).and_then(|database| {
+    let found = Database::inspect(places, config).and_then(|database| {
         check_covers(&database, mark)?;
         recover::scan(&database, &mut |_, _| {})
     })?;
-    let database = Database::open(path, config)?;
+    let database = Database::open(places, config)?;
     if database.state()? != Some(found.state) {
         return Err(database.corrupt("it reads differently the second time"));
     }

@@ -59,20 +59,24 @@ impl fmt::Display for Damage {
     }
 }
 
-/// Reads through every write-ahead log and manifest in `directory`, oldest first.
+/// Reads through every manifest in `database` and every write-ahead log in `wal`, which may be the same
+/// directory, oldest first.
 ///
 /// # Errors
 ///
 /// What the system says. There is nothing in a directory that does not exist.
-pub(crate) fn survey(directory: &Path) -> io::Result<Survey> {
+pub(crate) fn survey(database: &Path, wal: &Path) -> io::Result<Survey> {
     let mut survey = Survey::default();
-    for name in names(directory)? {
+    let logs = names(wal, |name| name.ends_with(".log"))?;
+    let manifests = names(database, |name| name.starts_with("MANIFEST-"))?;
+    let in_wal = logs.iter().map(|name| (wal, name));
+    for (directory, name) in in_wal.chain(manifests.iter().map(|name| (database, name))) {
         let mut reading = Reading {
             number: name.strip_suffix(".log").and_then(|number| number.parse().ok()),
             form: None,
             broken: None,
         };
-        let mut file = File::open(directory.join(&name))?;
+        let mut file = File::open(directory.join(name))?;
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         let mut offset = 0_u64;
         let limit = u64::try_from(BLOCK_BYTES).map_err(io::Error::other)?;
@@ -81,7 +85,7 @@ pub(crate) fn survey(directory: &Path) -> io::Result<Survey> {
             if (&mut file).take(limit).read_to_end(&mut block)? == 0 {
                 break;
             }
-            reading.block(&block, offset, &name, &mut survey);
+            reading.block(&block, offset, name, &mut survey);
             offset += limit;
         }
         if reading.number.is_some() {
@@ -94,7 +98,7 @@ pub(crate) fn survey(directory: &Path) -> io::Result<Survey> {
     Ok(survey)
 }
 
-fn names(directory: &Path) -> io::Result<Vec<String>> {
+fn names(directory: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<String>> {
     let items = match directory.read_dir() {
         Ok(items) => items,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -103,7 +107,7 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for item in items {
         let name = item?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".log") || name.starts_with("MANIFEST-") {
+        if wanted(&name) {
             names.push(name);
         }
     }
@@ -259,7 +263,7 @@ mod tests {
     fn surveyed(name: &str, bytes: &[u8]) -> Survey {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(name), bytes).unwrap();
-        survey(dir.path()).unwrap()
+        survey(dir.path(), dir.path()).unwrap()
     }
 
     /// Newest record, where damage is, where the end is.

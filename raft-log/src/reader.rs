@@ -14,8 +14,9 @@ use std::sync::Arc;
 use raft_core::{Entry, Index, LogReader, StoreError, Term};
 use rocksdb::ReadOptions;
 
+use crate::chunk;
 use crate::database::Database;
-use crate::record::{self, EntryRecord};
+use crate::record::{Defect, EntryRecord};
 
 /// A [`LogReader`] of a [`RocksLog`](crate::RocksLog).
 #[derive(Debug)]
@@ -63,27 +64,36 @@ impl Reader {
         }
 
         let mut rows = snapshot.raw_iterator_cf_opt(database.entries(), ReadOptions::default());
-        rows.seek(record::key(first));
+        chunk::seek(&mut rows, first);
         let mut entries: Vec<Entry> = Vec::new();
-        let mut bytes = 0_usize;
-        let mut next = first;
-        while next <= state.last.index && (entries.is_empty() || entries.len() < max_entries) {
-            let Some((_, value)) = rows.item().filter(|(key, _)| *key == record::key(next)) else {
-                rows.status().map_err(|error| database.error("reading entries", error))?;
+        let (mut bytes, mut next) = (0_usize, first);
+        while next <= state.last.index {
+            let found = rows.item().and_then(|(key, chunk)| Some((chunk::first(key)?, chunk)));
+            rows.status().map_err(|error| database.error("reading entries", error))?;
+            let Some((start, chunk)) = found else { return Ok(Seen::MissingAt(next)) };
+            let before = next;
+            for (index, record) in chunk::records(start, chunk).skip_while(|&(at, _)| at < first) {
+                if index != next {
+                    return Ok(Seen::MissingAt(next));
+                }
+                let (entry, previous) = parse(database, index, record)?;
+                if entries.last().is_some_and(|before| before.id.term != previous) {
+                    let what = format!("entry {index} does not follow the one before");
+                    return Err(database.corrupt(what));
+                }
+                bytes = bytes.saturating_add(entry.payload.len_bytes());
+                if bytes > max_bytes && !entries.is_empty() {
+                    return Ok(Seen::Entries(entries));
+                }
+                entries.push(entry);
+                next = index.next();
+                if entries.len() >= max_entries || next > state.last.index {
+                    return Ok(Seen::Entries(entries));
+                }
+            }
+            if next == before {
                 return Ok(Seen::MissingAt(next));
-            };
-            let (entry, previous) = parse(database, next, value)?;
-            if entries.last().is_some_and(|before| before.id.term != previous) {
-                return Err(
-                    database.corrupt(format!("entry {next} does not follow the one before"))
-                );
             }
-            bytes = bytes.saturating_add(entry.payload.len_bytes());
-            if bytes > max_bytes && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry);
-            next = next.next();
             rows.next();
         }
         Ok(Seen::Entries(entries))
@@ -110,8 +120,12 @@ enum Seen {
     MissingAt(Index),
 }
 
-fn parse(database: &Database, index: Index, value: &[u8]) -> Result<(Entry, Term), StoreError> {
-    let checked = EntryRecord::parse(index, value).and_then(|record| {
+fn parse(
+    database: &Database,
+    index: Index,
+    record: Result<&[u8], Defect>,
+) -> Result<(Entry, Term), StoreError> {
+    let checked = record.and_then(|record| EntryRecord::parse(index, record)).and_then(|record| {
         let payload = record.payload()?;
         Ok((Entry { id: record.id, payload }, record.previous))
     });

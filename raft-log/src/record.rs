@@ -1,14 +1,15 @@
 //! How entries and other records look on disk.
 //!
-//! An entry's key is its index, 8 bytes, big-endian, so that RocksDB's order is the log's. A value,
-//! of an entry or of anything else, is
+//! A key of the entries is an index, 8 bytes, big-endian, so that RocksDB's order is the log's; a
+//! value there is a row of records ([`crate::chunk`]). Elsewhere it is one. A record, of an entry or of
+//! anything else, is
 //!
 //! ```text
 //! version: 1 byte | CRC-32C of key, version and body: 4 bytes, little-endian | body
 //! ```
 //!
-//! The checksum covers the key, so a record that turns up under another key does not check out. The
-//! body of an entry is its term, the term of the entry before it and its kind (postcard, a few
+//! The checksum covers the key, which for an entry is that of its own index, so a record that turns up
+//! in another place does not check out. The body of an entry is its term, the term of the entry before it and its kind (postcard, a few
 //! bytes), then the payload as it is: a recovery reads the former without copying the latter.
 //! Bodies of other records are postcard.
 
@@ -74,14 +75,14 @@ impl fmt::Display for Defect {
     }
 }
 
-/// The key of the entry at `index`.
+/// The key that stands for `index`.
 pub(crate) fn key(index: Index) -> [u8; 8] {
     index.0.to_be_bytes()
 }
 
-/// Writes the record of `entry`, which follows an entry of `previous`, to `out`.
+/// Adds the record of `entry`, which follows an entry of `previous`, to `out`.
 pub(crate) fn encode_entry(entry: &Entry, previous: Term, out: &mut Vec<u8>) {
-    start(out);
+    let start = start(out);
     let kind = match &entry.payload {
         Payload::Empty => KIND_EMPTY,
         Payload::Command(_) => KIND_COMMAND,
@@ -93,7 +94,7 @@ pub(crate) fn encode_entry(entry: &Entry, previous: Term, out: &mut Vec<u8>) {
         Payload::Command(bytes) => out.extend_from_slice(bytes),
         Payload::Membership(membership) => append(membership, out),
     }
-    finish(&key(entry.id.index), out);
+    finish(&key(entry.id.index), &mut out[start..]);
 }
 
 /// An entry's record, checked, with its payload still where it was read.
@@ -147,9 +148,11 @@ pub(crate) fn unseal<T: DeserializeOwned>(key: &[u8], record: &[u8]) -> Result<T
     whole(open(key, record)?)
 }
 
-fn start(out: &mut Vec<u8>) {
-    out.clear();
+/// Begins a record at the end of `out`, and says where that is.
+fn start(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
     out.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
+    start
 }
 
 fn append(value: &impl Serialize, out: &mut Vec<u8>) {
@@ -158,9 +161,10 @@ fn append(value: &impl Serialize, out: &mut Vec<u8>) {
         .expect("a vector takes every byte, and our types have a known length");
 }
 
-fn finish(key: &[u8], out: &mut [u8]) {
-    let sum = checksum(key, &out[HEAD_BYTES..]);
-    out[1..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
+/// Ends `record`, of which all but the checksum is there.
+fn finish(key: &[u8], record: &mut [u8]) {
+    let sum = checksum(key, &record[HEAD_BYTES..]);
+    record[1..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
 }
 
 fn open<'a>(key: &[u8], record: &'a [u8]) -> Result<&'a [u8], Defect> {
@@ -211,8 +215,8 @@ mod tests {
 
     #[test]
     fn entries_come_back_as_they_were() {
-        let mut record = vec![9; 3];
         for payload in payloads() {
+            let mut record = Vec::new();
             encode_entry(&entry(payload.clone()), Term(299), &mut record);
             let found = EntryRecord::parse(Index(7), &record).unwrap();
             assert_eq!(found.id, LogId::new(Term(300), Index(7)));
@@ -223,8 +227,8 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        let mut record = Vec::new();
         for payload in payloads() {
+            let mut record = Vec::new();
             encode_entry(&entry(payload), Term(299), &mut record);
             for byte in 0..record.len() {
                 for bit in 0..8 {

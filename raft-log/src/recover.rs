@@ -2,11 +2,12 @@
 //!
 //! Rules upheld here: L15, L16, L18, M8, M9.
 
-use raft_core::{Index, LogId, Membership, SnapshotMeta, StoreError};
+use raft_core::{Index, LogId, Membership, Payload, SnapshotMeta, StoreError};
 use rocksdb::ReadOptions;
 
+use crate::chunk;
 use crate::database::Database;
-use crate::record::{EntryRecord, State};
+use crate::record::{Defect, EntryRecord, State};
 use crate::shape::Shape;
 
 /// What a log holds, apart from payloads.
@@ -41,24 +42,26 @@ pub(crate) fn scan(
     options.fill_cache(false);
     options.set_readahead_size(READAHEAD_BYTES);
     let mut rows = database.db().raw_iterator_cf_opt(database.entries(), options);
-    rows.seek(base.last.index.next().0.to_be_bytes());
-    while let Some((key, value)) = rows.item() {
-        let record = next_record(database, &shape, key, value)?;
-        shape.append(record.id).map_err(|_| {
-            let last = shape.last();
-            database.corrupt(format!("entry {} cannot follow entry {last}", record.id))
+    chunk::seek(&mut rows, base.last.index.next());
+    while let Some((key, chunk)) = rows.item() {
+        let first = chunk::first(key).ok_or_else(|| {
+            database.corrupt(format!("a key after entry {} is not an index", shape.last()))
         })?;
-        if record.is_membership() {
-            let payload = record.payload().map_err(|defect| {
-                database.corrupt(format!("entry {}: {defect}", record.id.index))
+        // The chunk may begin before the log does.
+        let before = |&(index, _): &(Index, _)| index <= base.last.index;
+        for (index, record) in chunk::records(first, chunk).skip_while(before) {
+            let record = next_record(database, &shape, index, record)?;
+            shape.append(record.id).map_err(|_| {
+                let last = shape.last();
+                database.corrupt(format!("entry {} cannot follow entry {last}", record.id))
             })?;
-            if let raft_core::Payload::Membership(membership) = payload {
-                memberships.push((record.id, *membership));
+            if record.is_membership() {
+                memberships.push((record.id, membership(database, &record)?));
             }
-        }
-        let read = record.id.index.since(base.last.index);
-        if read % PROGRESS_EVERY == 0 || record.id == state.last {
-            progress(read, state.last.index.since(base.last.index));
+            let read = record.id.index.since(base.last.index);
+            if read % PROGRESS_EVERY == 0 || record.id == state.last {
+                progress(read, state.last.index.since(base.last.index));
+            }
         }
         rows.next();
     }
@@ -78,22 +81,32 @@ pub(crate) fn scan(
 const READAHEAD_BYTES: usize = 2 << 20;
 const PROGRESS_EVERY: u64 = 4096;
 
-/// Checks that the row is the entry that comes next.
+fn membership(database: &Database, record: &EntryRecord<'_>) -> Result<Membership, StoreError> {
+    match record.payload() {
+        Ok(Payload::Membership(membership)) => Ok(*membership),
+        Ok(Payload::Empty | Payload::Command(_)) => Err(Defect::Content),
+        Err(defect) => Err(defect),
+    }
+    .map_err(|defect| database.corrupt(format!("entry {}: {defect}", record.id.index)))
+}
+
+/// Checks that the record is of the entry that comes next.
 fn next_record<'a>(
     database: &Database,
     shape: &Shape,
-    key: &[u8],
-    value: &'a [u8],
+    index: Index,
+    record: Result<&'a [u8], Defect>,
 ) -> Result<EntryRecord<'a>, StoreError> {
     let last = shape.last();
     let expected = last.index.next();
-    let index = <[u8; 8]>::try_from(key)
-        .map(|bytes| Index(u64::from_be_bytes(bytes)))
-        .map_err(|_| database.corrupt(format!("a key after entry {last} is not an index")))?;
-    if index != expected {
+    if index > expected {
         return Err(database.corrupt(format!("entry {expected} is missing before entry {index}")));
     }
-    let record = EntryRecord::parse(index, value)
+    if index < expected {
+        return Err(database.corrupt(format!("entry {index} is there twice")));
+    }
+    let record = record
+        .and_then(|record| EntryRecord::parse(index, record))
         .map_err(|defect| database.corrupt(format!("entry {index}: {defect}")))?;
     if record.previous != last.term {
         return Err(database.corrupt(format!(
@@ -107,13 +120,14 @@ fn next_record<'a>(
 
 #[cfg(test)]
 mod tests {
-    use raft_core::{Entry, HardState, Payload, Term};
+    use raft_core::{Entry, HardState, Term};
     use rocksdb::WriteBatch;
 
     use super::*;
     use crate::config::RocksLogConfig;
     use crate::database::{BASE_KEY, STATE_KEY};
     use crate::record;
+    use crate::wal::Places;
 
     fn id(index: u64, term: u64) -> LogId {
         LogId::new(Term(term), Index(index))
@@ -123,17 +137,16 @@ mod tests {
     /// the entry that it was written after; `base` and `last` are what the last write knew.
     fn scanned(base: LogId, last: LogId, entries: &[(LogId, u64)]) -> Result<Found, StoreError> {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database::create(dir.path(), &RocksLogConfig::default()).unwrap();
+        let places = Places::of(dir.path(), dir.path().join("log"));
+        let database = Database::create(&places, &RocksLogConfig::default()).unwrap();
         let mut write = WriteBatch::default();
         let meta = SnapshotMeta { last: id(2, 1), ..SnapshotMeta::default() };
         write.put_cf(database.meta(), BASE_KEY, record::seal(BASE_KEY, &meta));
         let state = State { write: 5, hard: HardState::default(), base, last };
         write.put_cf(database.meta(), STATE_KEY, record::seal(STATE_KEY, &state));
-        let mut bytes = Vec::new();
         for &(id, previous) in entries {
             let entry = Entry { id, payload: Payload::Empty };
-            record::encode_entry(&entry, Term(previous), &mut bytes);
-            write.put_cf(database.entries(), record::key(id.index), &bytes);
+            chunk::put(&mut write, database.entries(), &[entry], Term(previous));
         }
         database.db().write(write).unwrap();
         scan(&database, &mut |_, _| {})

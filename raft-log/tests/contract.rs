@@ -483,3 +483,16 @@ fn big_entries(open: Open<'_>) {
     assert_eq!(log.recover().unwrap(), recovered(base, &[(1, 1)], 4));
     assert_eq!(log.reader().read(Index(2), 9, 7 << 20).unwrap(), entries[1..3]);
 }
+
+/// Of this store alone: nothing is written, and it can be used as before.
+#[test]
+fn an_entry_that_no_record_can_hold_is_refused() {
+    let place = common::Place::new();
+    let mut log = place.open().unwrap();
+    let huge = Payload::Command(Bytes::from(vec![0; (1 << 30) + 1]));
+    let entries = vec![command(1, 1, "small"), Entry { id: id(2, 1), payload: huge }];
+    let refused = log.persist(&append(entries)).unwrap_err().to_string();
+    assert!(refused.contains("entry 2 has 1073741841 bytes; at most 1073741824"), "{refused}");
+    log.persist(&append(commands(1..=2, 1))).unwrap();
+    assert_eq!(everything(&log), commands(1..=2, 1));
+}

@@ -181,3 +181,114 @@ fn a_log_without_identity_is_not_initialised_over() {
         assert!(matches!(error, OpenError::Orphaned { .. }), "{error}");
     }
 }
+
+// A write-ahead log on another disk.
+
+/// A place whose log writes ahead in another directory, which is given, too.
+fn apart() -> (Place, Place, raft_log::RocksLogConfig) {
+    let (place, elsewhere) = (Place::empty(), Place::empty());
+    let mut config = config();
+    config.wal_dir = Some(elsewhere.path());
+    let mut dir = DataDir::open(&place.path()).unwrap();
+    dir.initialise(identity(), &founding(), &config).unwrap();
+    (place, elsewhere, config)
+}
+
+fn logs_in(path: &Path) -> usize {
+    let names = fs::read_dir(path).unwrap().map(|item| item.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".log")).count()
+}
+
+#[test]
+fn a_write_ahead_log_may_be_elsewhere() {
+    let (place, elsewhere, config) = apart();
+    let data = place.path();
+    for named in [true, false] {
+        // Who does not name the place finds it.
+        let config = if named { config.clone() } else { common::config() };
+        let dir = DataDir::open(&data).unwrap();
+        let mut log = RocksLog::open(&dir, config).unwrap();
+        let first = log.recover().unwrap().last.0 + 1;
+        log.persist(&append(commands(first..=first + 9, 1))).unwrap();
+    }
+    assert!(logs_in(&elsewhere.path()) > 0);
+    assert_eq!(logs_in(&data.join("log")), 0);
+    let stat = raft_log::verify(&data, &mut |_, _| {}).unwrap();
+    assert_eq!(stat.entries, 20);
+
+    // An operator may move it.
+    let moved = Place::empty();
+    fs::rename(elsewhere.path(), moved.path()).unwrap();
+    let lost = raft_log::verify(&data, &mut |_, _| {});
+    assert!(matches!(refused(lost, &elsewhere.path()), OpenError::ForeignWal { .. }));
+    fs::remove_file(data.join("wal")).unwrap();
+    std::os::unix::fs::symlink(moved.path(), data.join("wal")).unwrap();
+    assert_eq!(raft_log::stat(&data).unwrap().entries, 20);
+
+    // Damage is found where it is: in the newest file, before its last write.
+    let files = fs::read_dir(moved.path()).unwrap().map(|item| item.unwrap().path());
+    let newest =
+        files.filter(|path| path.extension().is_some_and(|end| end == "log")).max().unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&newest, bytes).unwrap();
+    let message = raft_log::stat(&data).unwrap_err().to_string();
+    assert!(message.contains(newest.file_name().unwrap().to_str().unwrap()), "{message}");
+}
+
+/// Rule L15: an empty mount point is not taken for a log that has nothing to replay.
+#[test]
+fn a_write_ahead_log_that_is_not_this_nodes_is_refused() {
+    let (place, elsewhere, config) = apart();
+    let dir = DataDir::open(&place.path()).unwrap();
+    drop(RocksLog::open(&dir, config.clone()).unwrap());
+
+    let mut other = common::config();
+    other.wal_dir = Some(place.path().join("third"));
+    let moved = RocksLog::open(&dir, other);
+    assert!(matches!(refused(moved, &place.path().join("third")), OpenError::OtherWal { .. }));
+
+    let wal = elsewhere.path();
+    let identity_file = wal.join("identity");
+    let good = fs::read(&identity_file).unwrap();
+    for (text, names) in [(None, "mounted"), (Some("raft-identity 1\n"), "damaged")] {
+        match text {
+            Some(text) => fs::write(&identity_file, text).unwrap(),
+            None => fs::remove_file(&identity_file).unwrap(),
+        }
+        let error = refused(RocksLog::open(&dir, config.clone()), &wal);
+        assert!(error.to_string().contains(names), "{error}");
+    }
+    fs::write(&identity_file, &good).unwrap();
+    drop(RocksLog::open(&dir, config.clone()).unwrap());
+    drop(dir);
+
+    // Neither another node nor a later life of this one begins in it.
+    let second = Place::empty();
+    let mut dir = DataDir::open(&second.path()).unwrap();
+    let begun = dir.initialise(identity(), &founding(), &config);
+    assert!(matches!(refused(begun, &wal), OpenError::ForeignWal { .. }));
+    assert_eq!(dir.identity(), None);
+}
+
+#[test]
+fn an_interrupted_initialisation_with_a_log_elsewhere_can_be_repeated() {
+    let (place, elsewhere, config) = apart();
+    let data = place.path();
+    // Before the identity file was written; and before anything but the link was.
+    for only_the_link in [false, true] {
+        fs::remove_file(data.join("identity")).unwrap();
+        if only_the_link {
+            fs::remove_file(data.join("watermark")).unwrap();
+            fs::remove_dir_all(data.join("log")).unwrap();
+            fs::remove_dir_all(elsewhere.path()).unwrap();
+        }
+        let mut dir = DataDir::open(&data).unwrap();
+        dir.initialise(identity(), &founding(), &config).unwrap();
+        assert_eq!(base_of(&dir, &config), founding());
+    }
+}
+
+fn base_of(dir: &DataDir, config: &raft_log::RocksLogConfig) -> SnapshotMeta {
+    RocksLog::open(dir, config.clone()).unwrap().recover().unwrap().base
+}

@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use common::{Opened, Place, founding, hard, id, membership};
 use proptest::prelude::*;
@@ -283,4 +284,35 @@ proptest! {
         pair.check();
         pair.carry_out(&Step::Crash);
     }
+}
+
+/// Rule S4: the base moves into the middle of what one write has brought, and the files before it go.
+/// What follows the base was written together with what goes.
+#[test]
+fn a_base_within_a_batch_keeps_what_follows() {
+    let mut pair = Pair::new();
+    for round in 0..27 {
+        // One chunk, which fills a buffer: it is in a table file of its own some time later.
+        pair.carry_out(&Step::Append { cut: None, count: 7, new_term: false, size: 9_000 });
+        let held = pair.model.last().index.since(pair.model.recovered.base.last.index);
+        if held > 28 {
+            std::thread::sleep(Duration::from_millis(5));
+            pair.carry_out(&Step::Compact { at: held - 28 + round % 7 });
+        }
+        pair.check();
+    }
+    pair.carry_out(&Step::Reopen);
+}
+
+/// Rule L3: a replacement that begins in the middle of what one write has brought.
+#[test]
+fn a_cut_within_a_batch_keeps_what_is_before() {
+    let mut pair = Pair::new();
+    for round in 1..20 {
+        pair.carry_out(&Step::Append { cut: None, count: 20, new_term: false, size: 9_000 });
+        let kept = pair.model.last().index.since(pair.model.recovered.base.last.index) - round;
+        pair.carry_out(&Step::Append { cut: Some(kept), count: 3, new_term: true, size: 9 });
+        pair.check();
+    }
+    pair.carry_out(&Step::Reopen);
 }

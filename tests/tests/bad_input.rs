@@ -98,6 +98,32 @@ fn data_directory_of_another_node() {
 }
 
 #[test]
+fn write_ahead_log_in_the_wrong_place() {
+    let mut cluster = Cluster::prepare(Options { nodes: 1, ..Options::default() });
+    let (used, empty) = (cluster.spare_dir("used"), cluster.spare_dir("empty"));
+    fs::create_dir_all(&used).unwrap();
+    fs::write(used.join("notes.txt"), "somebody's").unwrap();
+    let on =
+        |words: &mut Vec<String>, dir: &Path| words.extend(["--wal-dir".to_owned(), text(dir)]);
+    let ran = serve(&cluster, |words| on(words, &used));
+    ran.assert_refused(6, &[&text(&used), "notes.txt", "empty"]);
+
+    let mut words = cluster.serve_words(1);
+    on(&mut words, &empty);
+    cluster.launch_with(1, words);
+    assert_eq!(cluster.raft(&["put", "k", "v"]).code, Some(0));
+    cluster.kill(1);
+    let ran = serve(&cluster, |words| on(words, &used));
+    ran.assert_refused(6, &[&text(&used), &text(&empty), "wal"]);
+    fs::rename(&empty, cluster.spare_dir("unmounted")).unwrap();
+    let ran = serve(&cluster, |_| {});
+    ran.assert_refused(6, &[&text(&empty), "mounted"]);
+    fs::rename(cluster.spare_dir("unmounted"), &empty).unwrap();
+    cluster.launch_with(1, cluster.serve_words(1));
+    assert_eq!(cluster.raft(&["get", "k"]).code, Some(0));
+}
+
+#[test]
 fn data_directory_of_another_cluster() {
     let mut cluster = lone();
     cluster.kill(1);

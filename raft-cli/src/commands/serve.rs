@@ -31,6 +31,7 @@ fn settings(args: ServeArgs, file: ConfigFile, global: &Global) -> Result<Settin
     let settings = Settings {
         node: needed("node-id", args.node_id.or(file.node_id))?,
         data_dir: needed("data-dir", args.data_dir.or(file.data_dir))?,
+        wal_dir: args.wal_dir.or(file.wal_dir),
         listen: needed("listen", args.listen.or(file.listen))?,
         advertise: advertise.map(|text| checked_address("--advertise", &text)).transpose()?,
         http: args.http.or(file.http),
