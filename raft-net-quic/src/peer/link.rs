@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use quinn::{Connection, RecvStream};
 use raft_core::{Envelope, Incarnation, Message, NodeId, Sent};
 use tokio::task::JoinSet;
@@ -182,18 +182,20 @@ async fn write(shared: Arc<Shared>, link: Arc<Link>, lane: Lane) {
     let Ok(mut stream) = link.connection.open_uni().await else { return };
     // An error means that the connection is gone, which the first write finds out too.
     let _ = stream.set_priority(lane.priority());
-    let mut buffer = BytesMut::new();
-    buffer.extend_from_slice(&[lane.byte()]);
+    let mut buffer = vec![lane.byte()];
     let mut batch = Vec::new();
     while link.mailbox(lane).take(&mut batch, BATCH_BYTES).await {
         for envelope in batch.drain(..) {
-            if let Err(error) = frame::encode(&envelope, limit, &mut buffer)
+            if let Err(error) = frame::append(&envelope, limit, &mut buffer)
                 && let Some(suppressed) = shared.log.pass("too long", &envelope.to.to_string())
             {
                 warn!(peer = %envelope.to, %error, suppressed, "message dropped");
             }
         }
-        if let Err(error) = stream.write_chunk(buffer.split().freeze()).await {
+        // The next write is likely to be as long as this one.
+        let next = Vec::with_capacity(buffer.len().min(BATCH_BYTES));
+        let piece = Bytes::from(std::mem::replace(&mut buffer, next));
+        if let Err(error) = stream.write_chunk(piece).await {
             // Also when only the stream was stopped: without a lane the connection is useless.
             debug!(?lane, %error, "lane broken");
             return link.close(&Refusal::new(RefusalKind::Malformed, "a lane was stopped"));
@@ -268,6 +270,6 @@ fn frame_bytes(shared: &Shared, lane: Lane) -> usize {
 
 /// About how much goes into one write: enough to fill packets and to amortise the write, little
 /// enough to be forgotten quickly when the connection breaks.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 64 << 10;
 /// How long a connection that is not needed is still read.
 const RUN_DRY: Duration = Duration::from_secs(1);
