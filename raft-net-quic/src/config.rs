@@ -78,6 +78,8 @@ pub struct Limits {
     pub client_request_bytes: usize,
     /// Bytes of replies that wait for one client to read them. Beyond, it is disconnected.
     pub client_reply_bytes: usize,
+    /// Subscriptions of one connection of a client. Who opens more waits until one has ended.
+    pub client_subscriptions: u32,
     /// Connections of clients at the same time.
     pub client_connections: usize,
     /// Connections that other nodes opened, at the same time.
@@ -111,6 +113,7 @@ impl Default for Limits {
             client_requests: 1024,
             client_request_bytes: 16 << 20,
             client_reply_bytes: 64 << 20,
+            client_subscriptions: 4096,
             client_connections: 4096,
             peer_connections: 64,
             handshakes: 256,

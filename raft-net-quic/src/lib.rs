@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! QuicTransport ── accept ──┬── peer    control lane, bulk lane, snapshots   <-> other nodes
-//!                  dial  ───┘── serve   requests and replies                 <-> QuicClient
+//!                  dial  ───┤── serve   requests and replies                 <-> QuicClient
+//!                           └── subscribe  requests with many replies       <-> Subscription
 //! ```
 //!
 //! What is absent: no retries of messages (the protocol repeats what it needs), no meaning of any
@@ -27,14 +28,16 @@ mod peer;
 mod serve;
 mod shared;
 mod snapshot;
+mod subscribe;
 mod tls;
 mod transport;
 mod wire;
 
-pub use client::QuicClient;
+pub use client::{QuicClient, Subscription};
 pub use close::{Refusal, RefusalKind};
 pub use config::{ClientLimits, Limits, QuicConfig, TlsFiles};
 pub use error::{CallError, CertificateFault, ConnectError, LossCause, NetError};
 pub use names::node_name;
 pub use serve::{ClientService, Responder};
+pub use subscribe::{Subscriber, SubscriberLost};
 pub use transport::QuicTransport;

@@ -1,4 +1,5 @@
-//! Clients, as a node sees them: requests come in on one stream, replies leave in any order.
+//! Clients, as a node sees them: requests come in on one stream, replies leave in any order. What is
+//! answered more than once has streams of its own ([`crate::subscribe`]).
 //!
 //! A request counts as unanswered until its reply is written. When a client has too many of them,
 //! or too many bytes, its stream is not read: QUIC's flow control then holds the client up, and
@@ -7,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use quinn::{Connection, SendStream};
+use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
@@ -15,6 +16,7 @@ use crate::close::{Refusal, RefusalKind};
 use crate::frame::{self, Assembly, FrameError, FrameReader, ReadFault};
 use crate::mailbox::{Mailbox, Rejected};
 use crate::shared::Shared;
+use crate::subscribe::{self, Subscriber};
 use crate::wire::{
     CALL, CLIENT_HEAD_BYTES, ClientHello, HELLO_BYTES, NO_REPLY, REPLY, REPLY_TOO_LONG,
     ServerHello, VERSION, client_head, split_client_head,
@@ -25,6 +27,14 @@ pub trait ClientService: Send + Sync + 'static {
     /// Takes a request. Called on a thread of the runtime, so it must not block; `reply` may be
     /// used later, from any thread, in any order.
     fn call(&self, request: Bytes, reply: Responder);
+
+    /// Takes a request that is to be answered again and again, until either side has enough. Called on
+    /// a thread of the runtime, so it must not block; a task is the place for what follows. By default
+    /// nobody is given anything.
+    fn subscribe(&self, request: Bytes, subscriber: Subscriber) {
+        let _ = request;
+        drop(subscriber);
+    }
 }
 
 /// Answers one request. Dropping it tells the client that there will be no answer.
@@ -117,7 +127,10 @@ async fn talk(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Refus
     // A reply for each request fits; the bytes are what can run over.
     let replies = Mailbox::new(usize::MAX, limits.client_reply_bytes);
     let client = Arc::new(Client { replies, connection: connection.clone() });
+    let streams = limits.client_subscriptions.saturating_add(1); // And the one for calls.
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
     let result = tokio::select! {
+        result = subscribe::accept(shared, connection) => result,
         result = read_requests(shared, &client, frames) => result,
         result = write_replies(shared, &client, send) => result,
     };

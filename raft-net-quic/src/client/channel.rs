@@ -1,4 +1,4 @@
-//! One connection of a client: many calls on one stream.
+//! One connection of a client: many calls on one stream, and a stream for each subscription.
 //!
 //! A call that waits in the mailbox has surely not been sent. The writer marks it as sent just
 //! before it hands it to QUIC; from then on it may have reached the node, whatever happens.
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::client::connection_lost;
 use crate::close::{Refusal, RefusalKind};
 use crate::config::ClientLimits;
-use crate::error::{ConnectError, LossCause};
+use crate::error::{CallError, ConnectError, LossCause};
 use crate::frame::{self, Assembly, FrameReader, ReadFault};
 use crate::mailbox::{Mailbox, Rejected};
 use crate::shared::lock;
@@ -34,6 +34,7 @@ pub(super) struct Channel {
     calls: Mutex<Calls>,
     next_id: AtomicU64,
     request_bytes: usize,
+    reply_bytes: usize,
 }
 
 /// Why a call has no answer.
@@ -41,6 +42,17 @@ pub(super) struct Channel {
 pub(super) enum Unanswered {
     NotSent(ConnectError),
     Lost(LossCause),
+}
+
+impl Unanswered {
+    /// The same, of a call to `endpoint`.
+    pub(super) fn at(self, endpoint: &str) -> CallError {
+        let endpoint = endpoint.to_owned();
+        match self {
+            Self::NotSent(cause) => CallError::NotSent { endpoint, cause },
+            Self::Lost(cause) => CallError::Lost { endpoint, cause },
+        }
+    }
 }
 
 /// The calls under way.
@@ -89,6 +101,7 @@ impl Channel {
             calls: Mutex::default(),
             next_id: AtomicU64::new(0),
             request_bytes: limits.request_bytes,
+            reply_bytes: limits.reply_bytes,
         });
         let reply_bytes = limits.reply_bytes.saturating_add(CLIENT_HEAD_BYTES);
         tokio::spawn(Arc::clone(&channel).carry(send, frames.with_limit(reply_bytes)));
@@ -137,6 +150,37 @@ impl Channel {
                 Some(_) | None => Err(Unanswered::Lost(LossCause::Deadline)),
             },
         }
+    }
+
+    /// Sends `request` on a stream of its own, on which the answers will come.
+    pub(super) async fn subscribe(
+        &self,
+        request: Bytes,
+        deadline: Instant,
+    ) -> Result<FrameReader, Unanswered> {
+        let lost = |detail: String| Unanswered::Lost(LossCause::Connection { detail });
+        let opening = tokio::time::timeout_at(deadline.into(), self.connection.open_bi()).await;
+        let (mut send, recv) = match opening {
+            Ok(Ok(streams)) => streams,
+            Ok(Err(error)) => return Err(Unanswered::NotSent(ConnectError::of(&error))),
+            // As many subscriptions as the node allows are open.
+            Err(_) => return Err(Unanswered::NotSent(ConnectError::Busy)),
+        };
+        let mut assembly = Assembly::default();
+        let (bytes, limit) = (request.len(), self.request_bytes);
+        if assembly.push(&[], request, limit).is_err() {
+            return Err(Unanswered::NotSent(ConnectError::TooLong { bytes, limit }));
+        }
+        let mut pieces = assembly.take();
+        let writing = async {
+            send.write_all_chunks(&mut pieces).await.map_err(|error| error.to_string())?;
+            send.finish().map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout_at(deadline.into(), writing).await {
+            Ok(written) => written.map_err(lost)?,
+            Err(_) => return Err(Unanswered::Lost(LossCause::Deadline)),
+        }
+        Ok(FrameReader::new(recv, self.reply_bytes))
     }
 
     /// Uses the connection until it ends, then answers all calls that are still open.

@@ -23,6 +23,7 @@ use crate::close::{Refusal, RefusalKind};
 use crate::config::{ClientLimits, TlsFiles};
 use crate::endpoint;
 use crate::error::{CallError, ConnectError, LossCause, NetError};
+use crate::frame::FrameReader;
 use crate::shared::lock;
 use crate::tls::Material;
 
@@ -58,6 +59,29 @@ enum Slot {
     Connecting(watch::Receiver<Option<Connected>>),
 }
 
+/// What a node says again and again. Dropping it ends the subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    items: FrameReader,
+    endpoint: String,
+    /// Keeps the connection in use.
+    _channel: Arc<Channel>,
+}
+
+impl Subscription {
+    /// Waits for the next item. `None` once the node has ended the subscription. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Lost`] if the connection is gone or the node broke the rules.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        self.items.next().await.map_err(|fault| CallError::Lost {
+            endpoint: self.endpoint.clone(),
+            cause: LossCause::Connection { detail: fault.to_string() },
+        })
+    }
+}
+
 type Connected = Result<Arc<Channel>, ConnectError>;
 
 impl QuicClient {
@@ -91,12 +115,28 @@ impl QuicClient {
             return Err(not_sent(ConnectError::TooLong { bytes: request.len(), limit }));
         }
         let channel = self.channel(endpoint, deadline).await.map_err(not_sent)?;
-        channel.call(request, deadline).await.map_err(|unanswered| match unanswered {
-            channel::Unanswered::NotSent(cause) => not_sent(cause),
-            channel::Unanswered::Lost(cause) => {
-                CallError::Lost { endpoint: endpoint.to_owned(), cause }
-            }
-        })
+        let answer = channel.call(request, deadline).await;
+        answer.map_err(|unanswered| unanswered.at(endpoint))
+    }
+
+    /// Sends `request` to the node at `endpoint`, which answers it as often as it likes. `deadline` is
+    /// for sending it.
+    ///
+    /// # Errors
+    ///
+    /// As [`QuicClient::call`]; [`ConnectError::Busy`] also if the node allows no further subscription
+    /// on this connection before the deadline.
+    pub async fn subscribe(
+        &self,
+        endpoint: &str,
+        request: Bytes,
+        deadline: Instant,
+    ) -> Result<Subscription, CallError> {
+        let not_sent = |cause| CallError::NotSent { endpoint: endpoint.to_owned(), cause };
+        let channel = self.channel(endpoint, deadline).await.map_err(not_sent)?;
+        let items = channel.subscribe(request, deadline).await;
+        let items = items.map_err(|unanswered| unanswered.at(endpoint))?;
+        Ok(Subscription { items, endpoint: endpoint.to_owned(), _channel: channel })
     }
 
     /// Who answers at `endpoint` (`host:port`), as proved and said when the connection was made.

@@ -18,7 +18,9 @@ use raft_core::{
     Arrival, ClusterId, Envelope, Identity, Inbox, Incarnation, Message, NodeId, PeerInfo, Peers,
     Sent, Term, Ticks, Transport,
 };
-use raft_net_quic::{ClientService, QuicConfig, QuicTransport, Responder, TlsFiles, node_name};
+use raft_net_quic::{
+    ClientService, QuicConfig, QuicTransport, Responder, Subscriber, TlsFiles, node_name,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -125,6 +127,17 @@ impl ClientService for NoService {
 
 /// A service made of a function.
 pub struct Service<F>(pub F);
+
+/// A service that takes subscriptions only.
+pub struct Subscriptions<F>(pub F);
+
+impl<F: Fn(Bytes, Subscriber) + Send + Sync + 'static> ClientService for Subscriptions<F> {
+    fn call(&self, _: Bytes, _: Responder) {}
+
+    fn subscribe(&self, request: Bytes, subscriber: Subscriber) {
+        (self.0)(request, subscriber);
+    }
+}
 
 impl<F: Fn(Bytes, Responder) + Send + Sync + 'static> ClientService for Service<F> {
     fn call(&self, request: Bytes, reply: Responder) {
