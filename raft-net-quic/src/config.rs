@@ -36,12 +36,16 @@ pub struct QuicConfig {
     /// A peer that is silent for so long is taken for dead. About the election timeout; at least
     /// 10 ms. A quarter of it is how often an idle connection is probed.
     pub idle_timeout: Duration,
+    /// How often the files of `tls` are looked at. What has changed in them is used for connections
+    /// that are made from then on; those that are there stay.
+    pub tls_check: Duration,
     /// How much of everything.
     pub limits: Limits,
 }
 
 impl QuicConfig {
-    /// A configuration with an idle timeout of one second and the default limits.
+    /// A configuration with an idle timeout of one second, a look at the certificates each ten, and the
+    /// default limits.
     pub fn new(
         listen: SocketAddr,
         identity: Identity,
@@ -54,6 +58,7 @@ impl QuicConfig {
             tls,
             incoming: incoming.into(),
             idle_timeout: Duration::from_secs(1),
+            tls_check: Duration::from_secs(10),
             limits: Limits::default(),
         }
     }

@@ -26,10 +26,16 @@ pub(crate) fn node(config: &QuicConfig, tls: &Material) -> Result<Endpoint, NetE
             NetError::Socket { address, source }
         }
     })?;
-    let mut server = ServerConfig::with_crypto(Arc::new(tls.server()?));
-    server.transport_config(Arc::new(accepting())).max_incoming(config.limits.handshakes);
+    let server = server_config(&config.limits, tls)?;
     let endpoint = Endpoint::new(endpoint_config(), Some(server), socket, Arc::new(TokioRuntime));
     endpoint.map_err(|source| NetError::Socket { address, source })
+}
+
+/// How a node accepts others, and clients.
+pub(crate) fn server_config(limits: &Limits, tls: &Material) -> Result<ServerConfig, NetError> {
+    let mut server = ServerConfig::with_crypto(Arc::new(tls.server()?));
+    server.transport_config(Arc::new(accepting())).max_incoming(limits.handshakes);
+    Ok(server)
 }
 
 /// A client's socket, for addresses of the family of `any`. Called within a runtime.
@@ -50,14 +56,17 @@ fn open(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// How a node dials another.
-pub(crate) fn peer_config(config: &QuicConfig, tls: &Material) -> Result<ClientConfig, NetError> {
-    let idle = idle_timeout(config.idle_timeout)?;
+pub(crate) fn peer_config(
+    idle: Duration,
+    limits: &Limits,
+    tls: &Material,
+) -> Result<ClientConfig, NetError> {
     let mut transport = common();
     transport
-        .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(config.idle_timeout / KEEP_ALIVES))
+        .max_idle_timeout(Some(idle_timeout(idle)?))
+        .keep_alive_interval(Some(idle / KEEP_ALIVES))
         .max_concurrent_uni_streams(VarInt::from_u32(PEER_STREAMS))
-        .max_concurrent_bidi_streams(snapshot_streams(&config.limits));
+        .max_concurrent_bidi_streams(snapshot_streams(limits));
     let mut client = ClientConfig::new(Arc::new(tls.peer()?));
     client.transport_config(Arc::new(transport));
     Ok(client)

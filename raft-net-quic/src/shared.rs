@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::config::Limits;
 use crate::log_gate::LogGate;
+use crate::monitor::Watched;
 use crate::peer::Registry;
 use crate::serve::ClientService;
 
@@ -19,8 +20,8 @@ use crate::serve::ClientService;
 pub(crate) struct Shared {
     pub(crate) runtime: Handle,
     pub(crate) endpoint: Endpoint,
-    /// How other nodes are dialed.
-    pub(crate) peer_config: ClientConfig,
+    /// How other nodes are dialed; replaced when the certificates are.
+    pub(crate) peer_config: Mutex<ClientConfig>,
     pub(crate) identity: Identity,
     /// Drawn at random, to tell this process from the one before it.
     pub(crate) session: u64,
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) clients: Arc<dyn ClientService>,
     pub(crate) registry: Registry,
     pub(crate) log: LogGate,
+    pub(crate) watched: Arc<Watched>,
     pub(crate) slots: Slots,
     /// Set when the node starts to receive.
     pub(crate) inbox: OnceLock<Inbox>,
@@ -67,11 +69,12 @@ impl Shared {
         peer_config: ClientConfig,
         config: crate::config::QuicConfig,
         clients: Arc<dyn ClientService>,
+        watched: Arc<Watched>,
     ) -> Self {
         Self {
             runtime,
             endpoint,
-            peer_config,
+            peer_config: Mutex::new(peer_config),
             identity: config.identity,
             session: rand::random(),
             idle_timeout: config.idle_timeout,
@@ -81,6 +84,7 @@ impl Shared {
             clients,
             registry: Registry::default(),
             log: LogGate::default(),
+            watched,
             inbox: OnceLock::new(),
             counter: AtomicU64::new(1),
         }

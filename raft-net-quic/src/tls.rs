@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use raft_core::NodeId;
@@ -38,26 +39,72 @@ pub(crate) struct Material {
     roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    expiry: CertificateExpiry,
+}
+
+/// When certificates in use end. The node takes up new files by itself, so all there is to do is to
+/// put them in place in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertificateExpiry {
+    /// The last moment of our own certificate, or of an intermediate one if that ends sooner.
+    pub certificate: SystemTime,
+    /// The last moment of the authority that ends first, of those that have not ended.
+    pub authority: SystemTime,
+}
+
+/// What is in the files, to see whether it has changed.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Contents {
+    ca: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Contents {
+    /// Reads the files as they are.
+    pub(crate) fn read(files: &TlsFiles) -> Result<Self, NetError> {
+        let TlsFiles { ca, certificate, key } = files;
+        Ok(Self { ca: read(ca)?, certificate: read(certificate)?, key: read(key)? })
+    }
 }
 
 impl Material {
     /// Reads and checks the files.
     pub(crate) fn load(files: &TlsFiles) -> Result<Self, NetError> {
+        Self::of(files, &Contents::read(files)?)
+    }
+
+    /// Checks what is in the files.
+    pub(crate) fn of(files: &TlsFiles, contents: &Contents) -> Result<Self, NetError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
-        for authority in read_certificates(&files.ca)? {
-            roots.add(authority).map_err(|error| NetError::Garbled {
+        let (authorities, authority) = certificates(&files.ca, &contents.ca, Ended::LeftOut)?;
+        for found in authorities {
+            roots.add(found).map_err(|error| NetError::Garbled {
                 path: files.ca.clone(),
                 expected: "certificates of authorities",
                 detail: error.to_string(),
             })?;
         }
-        let chain = read_certificates(&files.certificate)?;
-        let key = read_key(&files.key)?;
-        let material = Self { files: files.clone(), provider, roots: Arc::new(roots), chain, key };
+        let (chain, certificate) =
+            certificates(&files.certificate, &contents.certificate, Ended::Refused)?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&contents.key).map_err(|error| NetError::Garbled {
+                path: files.key.clone(),
+                expected: PRIVATE_KEY,
+                detail: error.to_string(),
+            })?;
+        let (files, roots) = (files.clone(), Arc::new(roots));
+        let expiry = CertificateExpiry { certificate, authority };
+        let material = Self { files, provider, roots, chain, key, expiry };
         material.check_pair()?;
         material.check_issuer()?;
         Ok(material)
+    }
+
+    /// When what is in use ends.
+    pub(crate) fn expiry(&self) -> CertificateExpiry {
+        self.expiry
     }
 
     /// Checks that the certificate is the one of `node`, and fit for a server.
@@ -168,7 +215,7 @@ impl Material {
     }
 
     fn leaf(&self) -> &CertificateDer<'static> {
-        &self.chain[0] // `read_certificates` returns at least one.
+        &self.chain[0] // `certificates` returns at least one.
     }
 
     fn unusable(&self, error: impl ToString) -> NetError {
@@ -225,43 +272,60 @@ impl ServerCertVerifier for AnyNode {
     }
 }
 
-/// Reads at least one certificate; all of them are valid now.
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, NetError> {
+/// What to do about a certificate that has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Nobody would believe it, nor what it has signed.
+    Refused,
+    /// Its successor may stand beside it, while certificates are replaced one by one.
+    LeftOut,
+}
+
+/// The certificates in a file, at least one, all of them valid now; and when the first of them ends.
+fn certificates(
+    path: &Path,
+    contents: &[u8],
+    ended: Ended,
+) -> Result<(Vec<CertificateDer<'static>>, SystemTime), NetError> {
     let garbled = |detail: String| NetError::Garbled {
         path: path.to_owned(),
         expected: "a certificate",
         detail,
     };
-    let bytes = read(path)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+    let found: Vec<_> = CertificateDer::pem_slice_iter(contents)
         .collect::<Result<_, _>>()
         .map_err(|error| garbled(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(garbled("there is none in it".to_owned()));
-    }
-    let now = ASN1Time::now();
-    for certificate in &certificates {
+    let expired =
+        |end: ASN1Time| Err(NetError::Expired { path: path.to_owned(), expired: end.to_string() });
+    let (mut valid, mut first_end, mut left_out) = (Vec::new(), None::<ASN1Time>, None);
+    for certificate in found {
         let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|error| garbled(error.to_string()))?;
-        let validity = parsed.validity();
-        if now > validity.not_after {
-            let expired = validity.not_after.to_string();
-            return Err(NetError::Expired { path: path.to_owned(), expired });
+            X509Certificate::from_der(&certificate).map_err(|error| garbled(error.to_string()))?;
+        let (start, end) = (parsed.validity().not_before, parsed.validity().not_after);
+        if ASN1Time::now() > end {
+            if ended == Ended::Refused {
+                return expired(end);
+            }
+            left_out = Some(end);
+            continue;
         }
-        if now < validity.not_before {
-            let valid_from = validity.not_before.to_string();
+        if ASN1Time::now() < start {
+            let valid_from = start.to_string();
             return Err(NetError::NotYetValid { path: path.to_owned(), valid_from });
         }
+        first_end = Some(first_end.map_or(end, |first| first.min(end)));
+        valid.push(certificate);
     }
-    Ok(certificates)
+    match (first_end, left_out) {
+        (Some(first_end), _) => Ok((valid, moment(first_end))),
+        (None, Some(end)) => expired(end),
+        (None, None) => Err(garbled("there is none in it".to_owned())),
+    }
 }
 
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, NetError> {
-    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| NetError::Garbled {
-        path: path.to_owned(),
-        expected: PRIVATE_KEY,
-        detail: error.to_string(),
-    })
+/// A moment after 1970, as this one must be to lie in the future.
+fn moment(time: ASN1Time) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, NetError> {

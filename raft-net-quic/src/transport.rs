@@ -10,16 +10,19 @@ use raft_core::{
     Transport,
 };
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::accept;
 use crate::close::{Refusal, RefusalKind};
 use crate::config::QuicConfig;
 use crate::endpoint;
 use crate::error::NetError;
+use crate::monitor::{Monitor, Watched};
+use crate::renewal;
 use crate::serve::ClientService;
 use crate::shared::Shared;
 use crate::snapshot::{self, Outcome};
-use crate::tls::Material;
+use crate::tls::{Contents, Material};
 
 /// Carries messages, snapshots and the requests of clients on one UDP socket.
 ///
@@ -28,6 +31,8 @@ use crate::tls::Material;
 pub struct QuicTransport {
     shared: Arc<Shared>,
     local_addr: SocketAddr,
+    /// Looks after the certificates.
+    renewal: AbortHandle,
 }
 
 impl QuicTransport {
@@ -45,9 +50,10 @@ impl QuicTransport {
         config: QuicConfig,
         clients: Arc<dyn ClientService>,
     ) -> Result<Self, NetError> {
-        let tls = Material::load(&config.tls)?;
+        let contents = Contents::read(&config.tls)?;
+        let tls = Material::of(&config.tls, &contents)?;
         tls.check_node(config.identity.node)?;
-        let peer_config = endpoint::peer_config(&config, &tls)?;
+        let peer_config = endpoint::peer_config(config.idle_timeout, &config.limits, &tls)?;
         snapshot::prepare(&config.incoming)
             .map_err(|source| NetError::Incoming { path: config.incoming.clone(), source })?;
         let endpoint = {
@@ -57,8 +63,18 @@ impl QuicTransport {
         let address = config.listen;
         let local_addr =
             endpoint.local_addr().map_err(|source| NetError::Socket { address, source })?;
-        let shared = Arc::new(Shared::new(runtime, endpoint, peer_config, config, clients));
-        Ok(Self { shared, local_addr })
+        let (files, interval) = (config.tls.clone(), config.tls_check);
+        let watched = Arc::new(Watched::new(tls.expiry()));
+        let shared = Shared::new(runtime, endpoint, peer_config, config, clients, watched);
+        let shared = Arc::new(shared);
+        let renewing = renewal::keep_fresh(Arc::clone(&shared), files, contents, interval);
+        let renewal = shared.runtime.spawn(renewing).abort_handle();
+        Ok(Self { shared, local_addr, renewal })
+    }
+
+    /// Tells how the transport is doing, also while a node owns it.
+    pub fn monitor(&self) -> Monitor {
+        Monitor::new(Arc::clone(&self.shared.watched))
     }
 
     /// Where it listens. The port is the one that the system chose if the configured one was 0.
@@ -110,6 +126,7 @@ impl Transport for QuicTransport {
 
 impl Drop for QuicTransport {
     fn drop(&mut self) {
+        self.renewal.abort();
         self.shared.registry.stop();
         let refusal = Refusal::new(
             RefusalKind::Stopping,

@@ -14,7 +14,7 @@ use crate::names::node_name;
 use crate::peer::Peer;
 use crate::peer::handshake::{self, Expected, HandshakeError};
 use crate::peer::link::{self, Link};
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 use crate::wire::PeerHello;
 
 /// Dials `address` whenever there is no connection with `peer`. Runs until it is aborted.
@@ -71,10 +71,9 @@ async fn attempt(
     address: SocketAddr,
 ) -> Result<(Connection, PeerHello), ConnectError> {
     let failed = |error: quinn::ConnectError| ConnectError::Failed { detail: error.to_string() };
-    let connecting = shared
-        .endpoint
-        .connect_with(shared.peer_config.clone(), address, &node_name(peer.id))
-        .map_err(failed)?;
+    let config = lock(&shared.peer_config).clone();
+    let connecting =
+        shared.endpoint.connect_with(config, address, &node_name(peer.id)).map_err(failed)?;
     let connection = connecting.await.map_err(|error| ConnectError::of(&error))?;
     // TLS has verified that the certificate names this node; it must not name others as well.
     let certified = handshake::certified_node(&connection);

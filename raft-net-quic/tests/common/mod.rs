@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use raft_core::{
@@ -43,6 +43,8 @@ pub enum Validity {
     Now,
     Past,
     Future,
+    /// From now on.
+    Days(u64),
 }
 
 impl Authority {
@@ -69,6 +71,10 @@ impl Authority {
             Validity::Now => (date_time_ymd(2020, 1, 1), date_time_ymd(4000, 1, 1)),
             Validity::Past => (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 1, 2)),
             Validity::Future => (date_time_ymd(4000, 1, 1), date_time_ymd(4001, 1, 1)),
+            Validity::Days(days) => {
+                let end = SystemTime::now() + Duration::from_secs(days * 86_400);
+                (date_time_ymd(2020, 1, 1), end.into())
+            }
         };
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

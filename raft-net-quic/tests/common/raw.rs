@@ -55,7 +55,9 @@ impl Raw {
     /// Connects to the node `id` at `address`.
     pub async fn connect(tls: &TlsFiles, protocol: &[u8], address: SocketAddr, id: u64) -> Self {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&tls.ca).unwrap()).unwrap();
+        for authority in CertificateDer::pem_file_iter(&tls.ca).unwrap() {
+            roots.add(authority.unwrap()).unwrap();
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
