@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,11 +20,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use raft_core::{Handle, RoleName, Status};
+use raft_net_quic::{CertificateExpiry, Monitor};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 /// Answers on `listener` for as long as the runtime lives.
-pub(crate) async fn serve(listener: TcpListener, handle: Handle) {
+pub(crate) async fn serve(listener: TcpListener, handle: Handle, network: Monitor) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -37,9 +38,9 @@ pub(crate) async fn serve(listener: TcpListener, handle: Handle) {
                 continue;
             }
         };
-        let handle = handle.clone();
+        let (handle, network) = (handle.clone(), network.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| answer_to(request, &handle));
+            let service = service_fn(|request| answer_to(request, &handle, &network));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(IDLE_TIMEOUT)
@@ -63,9 +64,11 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 async fn answer_to(
     request: Request<Incoming>,
     handle: &Handle,
+    network: &Monitor,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        answer(request.uri().path(), &handle.status(), handle.stopped().is_some())
+        let (status, stopped) = (handle.status(), handle.stopped().is_some());
+        answer(request.uri().path(), &status, network.certificate_expiry(), stopped)
     } else {
         Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
     };
@@ -88,7 +91,7 @@ impl Answer {
     }
 }
 
-fn answer(path: &str, status: &Status, stopped: bool) -> Answer {
+fn answer(path: &str, status: &Status, expiry: CertificateExpiry, stopped: bool) -> Answer {
     match path {
         "/healthz" if stopped => {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the node has stopped\n")
@@ -106,7 +109,7 @@ fn answer(path: &str, status: &Status, stopped: bool) -> Answer {
         },
         "/metrics" => Answer {
             kind: "text/plain; version=0.0.4",
-            ..Answer::text(StatusCode::OK, metrics(status))
+            ..Answer::text(StatusCode::OK, metrics(status, expiry))
         },
         _ => Answer::text(
             StatusCode::NOT_FOUND,
@@ -115,7 +118,10 @@ fn answer(path: &str, status: &Status, stopped: bool) -> Answer {
     }
 }
 
-fn metrics(status: &Status) -> String {
+fn metrics(status: &Status, expiry: CertificateExpiry) -> String {
+    let seconds = |moment: SystemTime| {
+        moment.duration_since(UNIX_EPOCH).map_or(0, |since_1970| since_1970.as_secs())
+    };
     let leads = u64::from(status.role == RoleName::Leader);
     let gauges = [
         ("raft_term", "The term this node is in.", status.term.0),
@@ -126,6 +132,16 @@ fn metrics(status: &Status) -> String {
         ("raft_commit_index", "The last entry known to be committed.", status.commit.0),
         ("raft_applied_index", "The last entry that is applied.", status.applied.0),
         ("raft_log_base_index", "Entries up to here are only in snapshots.", status.base.index.0),
+        (
+            "raft_certificate_expiry_timestamp_seconds",
+            "When the node's certificate ends, in seconds since 1970.",
+            seconds(expiry.certificate),
+        ),
+        (
+            "raft_authority_expiry_timestamp_seconds",
+            "When the first of the authorities that are believed ends, in seconds since 1970.",
+            seconds(expiry.authority),
+        ),
     ];
     let mut text = String::new();
     for (name, help, value) in gauges {
@@ -173,9 +189,14 @@ mod tests {
         }
     }
 
+    fn expiry() -> CertificateExpiry {
+        let after = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        CertificateExpiry { certificate: after(1_900_000_000), authority: after(2_000_000_000) }
+    }
+
     #[test]
     fn ready_means_that_a_leader_is_known() {
-        let code = |path, leader, stopped| answer(path, &status(leader), stopped).code;
+        let code = |path, leader, stopped| answer(path, &status(leader), expiry(), stopped).code;
         let leader = NodeId::new(1);
         assert_eq!(code("/readyz", leader, false), StatusCode::OK);
         assert_eq!(code("/readyz", None, false), StatusCode::SERVICE_UNAVAILABLE);
@@ -188,12 +209,17 @@ mod tests {
     #[test]
     fn metrics_and_status_show_the_numbers() {
         let status = status(NodeId::new(1));
-        let text = answer("/metrics", &status, false).body;
-        for line in ["raft_term 3", "raft_is_leader 1", "raft_commit_index 7"] {
+        let text = answer("/metrics", &status, expiry(), false).body;
+        for line in [
+            "raft_term 3",
+            "raft_is_leader 1",
+            "raft_commit_index 7",
+            "raft_certificate_expiry_timestamp_seconds 1900000000",
+        ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
         let json: serde_json::Value =
-            serde_json::from_str(&answer("/status", &status, false).body).unwrap();
+            serde_json::from_str(&answer("/status", &status, expiry(), false).body).unwrap();
         assert_eq!(json["role"], "leader");
         assert_eq!(json["applied"], 6);
     }

@@ -16,7 +16,7 @@ use raft_core::{
 };
 use raft_kv::{Kv, KvConfig, Service};
 use raft_log::{DataDir, RocksLog, RocksLogConfig};
-use raft_net_quic::{QuicConfig, QuicTransport, TlsFiles};
+use raft_net_quic::{Monitor, QuicConfig, QuicTransport, TlsFiles};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -69,7 +69,7 @@ pub(crate) fn run(settings: Settings, log: &LogGate) -> Result<ExitCode, Failure
     log.open();
     let handle = running.handle.clone();
     if let Some(listener) = listener {
-        runtime.spawn(http::serve(listener, handle.clone()));
+        runtime.spawn(http::serve(listener, handle.clone(), running.network.clone()));
     }
     if let Some(joining) = running.joining.take() {
         runtime.spawn(joining.ask(handle.clone()));
@@ -107,6 +107,7 @@ struct Running {
     listen: SocketAddr,
     joining: Option<join::Joining>,
     closed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    network: Monitor,
     /// Locks the directory for as long as the node runs.
     _dir: DataDir,
 }
@@ -126,6 +127,7 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
         .map_err(|error| faults::of_listening(&error))?;
     let listen = transport.local_addr();
     let closed = Box::pin(transport.closed());
+    let network = transport.monitor();
     let mut log = RocksLogConfig::default();
     log.wal_dir.clone_from(&settings.wal_dir);
     if let Some(base) = &begin.base {
@@ -142,7 +144,7 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
     let address = settings.address(listen);
     let service = Service::new(handle.clone(), reader, begin.identity, address);
     door.open(handle.clone(), service.map_err(faults::of_store)?);
-    Ok(Running { handle, listen, joining: begin.joining, closed, _dir: dir })
+    Ok(Running { handle, listen, joining: begin.joining, closed, network, _dir: dir })
 }
 
 /// How this start begins.
