@@ -76,11 +76,14 @@ mutants: ## Break one rule after the other on purpose, and see that the tests no
 		$(CARGO) run --release --package raft-tests --bin mutants -- $(ARGS)
 
 # With the checks of a debug build: a number that overflows is found where it does.
-fuzz: ## Feed one replica and one node arbitrary events (RUNS=1000000 FIRST=SEED)
-	RUSTFLAGS="-C overflow-checks=on -C debug-assertions=on" \
-		CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/fuzz" \
-		FUZZ_RUNS=$(or $(RUNS),1000000) FUZZ_FIRST=$(or $(FIRST),$(shell date +%s)000000) \
-		$(CARGO) test --release --package raft-core --test fuzz
+fuzz: ## Feed one replica, one node and the decoders of the wire anything (RUNS=1000000 FIRST=SEED)
+	$(FUZZ) --package raft-core --test fuzz
+	$(FUZZ) --package raft-net-quic --lib fuzz
+
+FUZZ = RUSTFLAGS="-C overflow-checks=on -C debug-assertions=on" \
+	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/fuzz" \
+	FUZZ_RUNS=$(or $(RUNS),1000000) FUZZ_FIRST=$(or $(FIRST),$(shell date +%s)000000) \
+	$(CARGO) test --release
 
 # What cargo-fuzz would set, less the sanitizers, which need another compiler and find nothing in safe code.
 # A target is named, so that macros and build scripts are left alone.

@@ -21,6 +21,8 @@ mod config;
 mod endpoint;
 mod error;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod log_gate;
 mod mailbox;
 mod monitor;
