@@ -12,6 +12,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use raft_core::NodeId;
 
+use crate::bench::Workload;
 use crate::failure::Failure;
 use crate::kv_args::{
     CompactArgs, DelArgs, LeaseCommand, PutArgs, RangeArgs, SessionCommand, TxnArgs,
@@ -143,6 +144,13 @@ pub(crate) enum Command {
     /// Run a cluster on this machine, kill its leader, and show that nothing is lost.
     #[command(after_help = "Examples:\n  raft demo --exit\n  raft demo --nodes 5 --dir ./demo")]
     Demo(DemoArgs),
+    /// Put a load on the cluster, measure it, and read back what was acknowledged.
+    ///
+    /// Each client begins its next operation when the last is done, or, with --rate, operations are
+    /// due at fixed times and latencies count from then on. Exit code 6 if anything that was
+    /// acknowledged is missing. It writes below --prefix, and leaves its keys.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Box<BenchArgs>),
     /// Print a script that completes `raft` commands in a shell.
     #[command(after_help = "Example:\n  raft completion bash > raft.bash && . ./raft.bash")]
     Completion(CompletionArgs),
@@ -304,6 +312,69 @@ pub(crate) struct DemoArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What each client does over and over.
+    #[arg(value_name = "WORKLOAD")]
+    pub(crate) workload: Workload,
+    /// How many clients ask at the same time.
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=50_000)
+    )]
+    pub(crate) clients: u16,
+    /// How many connections they share.
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=10_000)
+    )]
+    pub(crate) connections: u16,
+    /// How many bytes a value has.
+    #[arg(
+        long, value_name = "BYTES", default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(0..=1 << 20)
+    )]
+    pub(crate) value_size: u32,
+    /// How many keys there are. Each operation takes one at random.
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 100_000,
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000_000)
+    )]
+    pub(crate) keys: u64,
+    /// What every key begins with.
+    #[arg(long, value_name = "TEXT", default_value = "bench/")]
+    pub(crate) prefix: String,
+    /// Operations a second of all clients together. By default as many as there can be.
+    #[arg(
+        long, value_name = "OPS", value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+    )]
+    pub(crate) rate: Option<u32>,
+    /// For how long.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Read what any node has, instead of what is certainly the newest.
+    #[arg(long)]
+    pub(crate) stale: bool,
+    /// How many of 100 operations of a mixed load are reads.
+    #[arg(
+        long, value_name = "PERCENT", default_value_t = 90,
+        value_parser = clap::value_parser!(u8).range(0..=100)
+    )]
+    pub(crate) reads: u8,
+    /// How many keys one range reads.
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 100,
+        value_parser = clap::value_parser!(u16).range(1..=10_000)
+    )]
+    pub(crate) limit: u16,
+    /// Draw latencies and throughput into this SVG file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Put the load on etcd instead: etcd://HOST:PORT,..., without TLS.
+    #[arg(long, value_name = "URL")]
+    pub(crate) target: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct CompletionArgs {
     /// The shell to complete in.
     pub(crate) shell: clap_complete::Shell,
@@ -399,6 +470,12 @@ Examples:
   raft txn '{\"compare\":[{\"key\":\"a\",\"target\":\"version\",\"op\":\"=\",\"value\":0}],
              \"then\":[{\"put\":{\"key\":\"a\",\"value\":\"1\"}}],\"else\":[{\"range\":{\"key\":\"a\"}}]}'
   printf 'version(a) = 0\\n\\nput a 1\\n\\nget a\\n' | raft txn";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  raft bench put --clients 256 --duration 30s
+  raft bench mixed --reads 90 --clients 64 --rate 5000 --plot mixed.svg
+  raft bench range --limit 100 --keys 1000000 --stale -o json";
 
 const TLS_EXAMPLES: &str = "\
 Example:

@@ -49,6 +49,19 @@ impl Kind {
             Self::Refused => 6,
         }
     }
+
+    /// As it is called where failures are counted.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not found",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Unavailable => "unavailable",
+            Self::UnknownOutcome => "unknown outcome",
+            Self::NotPermitted => "not permitted",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 impl Failure {

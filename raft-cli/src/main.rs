@@ -8,6 +8,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod channel;
 mod commands;
 mod config_file;

@@ -94,6 +94,12 @@ pub(crate) fn start_log(least: LevelFilter, verbose: u8) -> LogGate {
     gate
 }
 
+/// Says on stderr what is worth knowing and stops nothing.
+pub(crate) fn warn(line: &str) {
+    // If stderr is gone there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "warning: {line}");
+}
+
 /// Makes a panic say its one line and where it happened, instead of a backtrace. A panic is a bug
 /// of ours; a node that finds one in itself stops and says so once more, as its last word.
 pub(crate) fn tame_panics() {

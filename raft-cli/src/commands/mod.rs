@@ -1,6 +1,7 @@
 //! The commands: one file each. A command checks what was typed, does it, and prints what came of
 //! it.
 
+mod bench;
 mod compact;
 mod completion;
 mod del;
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Shell
         | Command::Log(_)
         | Command::Demo(_)
+        | Command::Bench(_)
         | Command::Completion(_) => LevelFilter::OFF,
     };
     let log = terminal::start_log(least, global.verbose);
@@ -67,6 +69,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Shell => shell::run(&global),
         Command::Log(command) => log::run(&command, global.output),
         Command::Demo(args) => demo::run(&args, &global),
+        Command::Bench(args) => bench::run(&args, &global),
         Command::Completion(args) => completion::run(&args),
     }
 }

@@ -1,0 +1,114 @@
+//! What `raft bench` is made of: a load, what it is put on, and what is told of it.
+//!
+//! - [`target`] is one connection to a cluster of ours, or to etcd, with the few requests a load
+//!   makes of either;
+//! - [`load`] drives clients over connections, and measures;
+//! - [`audit`] reads back what was acknowledged;
+//! - [`report`] and [`plot`] say what came of it.
+//!
+//! The command that checks the words and brings these together is `commands/bench.rs`.
+
+pub(crate) mod audit;
+#[cfg(feature = "etcd")]
+mod etcd;
+pub(crate) mod load;
+pub(crate) mod plot;
+pub(crate) mod report;
+pub(crate) mod target;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use raft_kv::api::ReadLevel;
+use rand::RngCore;
+
+/// What a client does over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// Write a key.
+    Put,
+    /// Read a key.
+    Get,
+    /// Read a key, or write one: --reads says how often which.
+    Mixed,
+    /// Read --limit keys that follow one another.
+    Range,
+    /// Compare a key, write it and read another, as one.
+    Txn,
+}
+
+impl Workload {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Mixed => "mixed",
+            Self::Range => "range",
+            Self::Txn => "txn",
+        }
+    }
+
+    /// Whether it needs the keys to be there.
+    pub(crate) const fn reads(self) -> bool {
+        match self {
+            Self::Put => false,
+            Self::Get | Self::Mixed | Self::Range | Self::Txn => true,
+        }
+    }
+}
+
+/// What is to be done, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) workload: Workload,
+    pub(crate) clients: usize,
+    pub(crate) connections: usize,
+    pub(crate) keys: KeySpace,
+    /// Operations a second of all clients together. `None`: each begins the next when the last is
+    /// done.
+    pub(crate) rate: Option<u32>,
+    pub(crate) duration: Duration,
+    pub(crate) level: ReadLevel,
+    /// How many of 100 operations of a mixed load are reads.
+    pub(crate) reads_percent: u32,
+    /// How many keys one range reads.
+    pub(crate) limit: u64,
+}
+
+/// The keys of a load, and what is written under them.
+#[derive(Clone, Debug)]
+pub(crate) struct KeySpace {
+    prefix: String,
+    /// How many keys there are, one at least.
+    pub(crate) count: u64,
+    value_bytes: usize,
+    /// Values are cut out of this. It is random, so that no store can compress them away.
+    pool: Bytes,
+}
+
+impl KeySpace {
+    pub(crate) fn new(prefix: String, count: u64, value_bytes: usize) -> Self {
+        let mut pool = vec![0; POOL_BYTES + value_bytes];
+        rand::rng().fill_bytes(&mut pool);
+        Self { prefix, count, value_bytes, pool: pool.into() }
+    }
+
+    /// The key of this number. Keys are in the order of their numbers.
+    pub(crate) fn key(&self, number: u64) -> Bytes {
+        format!("{}{number:012}", self.prefix).into()
+    }
+
+    /// The value of this number.
+    pub(crate) fn value(&self, number: u32) -> Bytes {
+        let start = usize::try_from(number).unwrap_or_default() % POOL_BYTES;
+        self.pool.slice(start..start + self.value_bytes)
+    }
+
+    pub(crate) fn value_bytes(&self) -> usize {
+        self.value_bytes
+    }
+}
+
+/// So many values are different.
+const POOL_BYTES: usize = 1 << 20;
