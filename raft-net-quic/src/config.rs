@@ -98,6 +98,11 @@ pub struct Limits {
     pub snapshots_received: usize,
     /// Snapshots that are sent at the same time. More of them wait.
     pub snapshots_sent: usize,
+    /// Bytes a second that all snapshots together may be sent with; `None` for as fast as it goes.
+    /// They give way to messages in any case.
+    pub snapshot_send_rate: Option<u64>,
+    /// How long what has arrived of a snapshot is kept when its connection is lost.
+    pub snapshot_kept: Duration,
     /// Files in a snapshot that is received.
     pub snapshot_files: usize,
     /// Bytes in a snapshot that is received.
@@ -125,6 +130,8 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(5),
             snapshots_received: 2,
             snapshots_sent: 2,
+            snapshot_send_rate: None,
+            snapshot_kept: Duration::from_secs(600),
             snapshot_files: 65_536,
             snapshot_bytes: 1 << 40,
             stall_timeout: Duration::from_secs(30),

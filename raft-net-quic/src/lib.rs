@@ -41,7 +41,7 @@ pub use client::{QuicClient, Subscription};
 pub use close::{Refusal, RefusalKind};
 pub use config::{ClientLimits, Limits, QuicConfig, TlsFiles};
 pub use error::{CallError, CertificateFault, ConnectError, LossCause, NetError};
-pub use monitor::Monitor;
+pub use monitor::{Monitor, SnapshotDirection, SnapshotProgress};
 pub use names::node_name;
 pub use serve::{ClientService, Responder};
 pub use subscribe::{Subscriber, SubscriberLost};

@@ -15,6 +15,7 @@ use crate::log_gate::LogGate;
 use crate::monitor::Watched;
 use crate::peer::Registry;
 use crate::serve::ClientService;
+use crate::snapshot::{Pace, Shelf};
 
 /// One transport, as its tasks see it.
 pub(crate) struct Shared {
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) log: LogGate,
     pub(crate) watched: Arc<Watched>,
     pub(crate) slots: Slots,
+    pub(crate) pace: Pace,
+    pub(crate) shelf: Shelf,
     /// Set when the node starts to receive.
     pub(crate) inbox: OnceLock<Inbox>,
     counter: AtomicU64,
@@ -79,6 +82,8 @@ impl Shared {
             session: rand::random(),
             idle_timeout: config.idle_timeout,
             slots: Slots::new(&config.limits),
+            pace: Pace::new(config.limits.snapshot_send_rate),
+            shelf: Shelf::default(),
             limits: config.limits,
             incoming: config.incoming,
             clients,

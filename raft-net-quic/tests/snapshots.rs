@@ -7,12 +7,15 @@ mod common;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raft_core::{
     Arrival, Index, LogId, SnapshotFile, SnapshotHeader, SnapshotMeta, SnapshotOutcome,
     SnapshotReader, SnapshotSource, SnapshotTicket, Term, Transport,
 };
+
+use raft_net_quic::{QuicConfig, SnapshotDirection, SnapshotProgress};
+use tokio::runtime::Runtime;
 
 use common::raw::{Hello, PEER, Raw, frame};
 use common::{Authority, Node, config, identity, incoming, names_in, node, noise, runtime, until};
@@ -102,9 +105,13 @@ fn arrival(receiver: &Node) -> (SnapshotHeader, Box<dyn SnapshotReader>) {
     }
 }
 
-fn pair(runtime: &tokio::runtime::Runtime, authority: &Authority) -> (Node, Node) {
-    let a = Node::start(runtime, config(authority, 1));
-    let b = Node::start(runtime, config(authority, 2));
+fn pair(runtime: &Runtime, authority: &Authority) -> (Node, Node) {
+    pair_of(runtime, config(authority, 1), config(authority, 2))
+}
+
+fn pair_of(runtime: &Runtime, a: QuicConfig, b: QuicConfig) -> (Node, Node) {
+    let a = Node::start(runtime, a);
+    let b = Node::start(runtime, b);
     a.name(&[(2, b.address)]);
     a.reach(&b, 1);
     a.drain();
@@ -206,12 +213,14 @@ fn a_snapshot_in_the_name_of_another_is_refused() {
 #[test]
 fn a_sender_that_stops_in_the_middle_leaves_nothing_behind() {
     let (runtime, authority) = (runtime(), Authority::new());
-    let (a, b) = pair(&runtime, &authority);
+    let mut forgetful = config(&authority, 2);
+    forgetful.limits.snapshot_kept = Duration::from_millis(50);
+    let (a, b) = pair_of(&runtime, config(&authority, 1), forgetful);
     let mut source = Source::new(&[("x", 200_000_000)]);
     source.step = 100_000;
     let read = Arc::clone(&source.read);
     let ticket = a.transport.send_snapshot(header(1, 2), Box::new(source));
-    until("it is under way", || read.load(Ordering::Relaxed) > 1_000_000);
+    until("it is under way", || read.load(Ordering::Relaxed) > 5_000_000);
     assert_eq!(names_in(&incoming(&authority, 2)).len(), 1);
     let Node { transport, arrivals, .. } = a;
     drop(transport);
@@ -284,4 +293,183 @@ fn a_snapshot_that_does_not_check_out_is_refused() {
     assert!(answer.contains("shorter"), "{answer:?}");
     let answer = refused(&content, 3_000_000, right, b"more");
     assert!(answer.contains("longer"), "{answer:?}");
+}
+
+/// The one transfer that a node knows of.
+fn progress(node: &Node) -> Option<SnapshotProgress> {
+    let transfers = node.transport.monitor().snapshots();
+    assert!(transfers.len() <= 1, "{transfers:?}");
+    transfers.first().copied()
+}
+
+#[test]
+fn a_transfer_goes_on_where_a_lost_connection_broke_off() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let mut slow = config(&authority, 1);
+    slow.limits.snapshot_send_rate = Some(20 << 20);
+    let (a, b) = pair_of(&runtime, slow, config(&authority, 2));
+    let source = Source::new(&[("000001.sst", 3 << 20), ("000002.sst", 17 << 20)]);
+    let contents = source.contents.clone();
+    let ticket = a.transport.send_snapshot(header(1, 2), Box::new(source));
+    let arrived = || progress(&b).map_or(0, |progress| progress.bytes);
+    for more in [5 << 20, 10 << 20] {
+        until("half of it is there", || arrived() > more);
+        a.name(&[]); // Which closes the connection.
+        let mut least = arrived();
+        a.name(&[(2, b.address)]);
+        until("it goes on", || {
+            let now = arrived();
+            assert!(now >= least, "{now} bytes, {least} before");
+            least = now;
+            now > more + (1 << 20)
+        });
+    }
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Delivered);
+    let (_, reader) = arrival(&b);
+    let directory = reader.directory().unwrap();
+    for (content, name) in contents.iter().zip(["000001.sst", "000002.sst"]) {
+        assert!(std::fs::read(directory.join(name)).unwrap() == *content, "{name}");
+    }
+    assert_eq!((progress(&a), progress(&b)), (None, None), "it is over");
+}
+
+/// A sender that speaks the protocol by hand, to see where the receiver wants to begin.
+struct Resumed {
+    target: Node,
+    runtime: Runtime,
+    authority: Authority,
+}
+
+impl Resumed {
+    fn new(kept: Duration) -> Self {
+        let (runtime, authority) = (runtime(), Authority::new());
+        let mut config = config(&authority, 1);
+        config.limits.snapshot_kept = kept;
+        let target = Node::start(&runtime, config);
+        Self { target, runtime, authority }
+    }
+
+    /// Offers a snapshot of the files x and y, and returns the connection and where to begin.
+    async fn offer(&self, last: u64) -> (Raw, quinn::SendStream, quinn::RecvStream, (u32, u64)) {
+        let tls = self.authority.node(2);
+        let raw = Raw::connect(&tls, PEER, self.target.address, 1).await;
+        raw.greet(&Hello::new(identity(2), 1)).await;
+        let (mut send, mut recv) = raw.connection.open_bi().await.unwrap();
+        let file = |name: &str| SnapshotFile { name: name.to_owned(), bytes: 3 << 20 };
+        let mut header = header(2, 1);
+        header.meta.last.index = Index(last);
+        let opening = postcard::to_stdvec(&(header, [file("x"), file("y")].to_vec())).unwrap();
+        send.write_all(&frame(&opening)).await.unwrap();
+        let mut length = [0; 4];
+        recv.read_exact(&mut length).await.unwrap();
+        let mut answer = vec![0; u32::from_le_bytes(length) as usize];
+        recv.read_exact(&mut answer).await.unwrap();
+        let (kind, file, offset) = postcard::from_bytes::<(u32, u32, u64)>(&answer).unwrap();
+        assert_eq!(kind, 0, "not refused");
+        (raw, send, recv, (file, offset))
+    }
+
+    /// Sends all of x and half of y, then loses the connection.
+    fn half(&self, x: &[u8], y: &[u8]) {
+        self.runtime.block_on(async {
+            let (raw, mut send, _recv, start) = self.offer(500).await;
+            assert_eq!(start, (0, 0));
+            send.write_all(x).await.unwrap();
+            send.write_all(&crc32c::crc32c(x).to_le_bytes()).await.unwrap();
+            send.write_all(&y[..2 << 20]).await.unwrap();
+            until("it is there", || self.bytes() == 5 << 20);
+            drop(raw);
+        });
+    }
+
+    fn bytes(&self) -> u64 {
+        progress(&self.target).map_or(0, |progress| progress.bytes)
+    }
+
+    /// Sends the rest after a connection was lost, and returns what the receiver says.
+    fn rest(&self, x: &[u8], y: &[u8]) -> String {
+        self.runtime.block_on(async {
+            let (_raw, mut send, mut recv, start) = self.offer(500).await;
+            assert_eq!(start, (1, 2 << 20), "all of x is there, and two thirds of y");
+            // The receiver may refuse at any time.
+            let _ = send.write_all(&crc32c::crc32c(x).to_le_bytes()).await;
+            let _ = send.write_all(&y[2 << 20..]).await;
+            let _ = send.write_all(&crc32c::crc32c(y).to_le_bytes()).await;
+            let _ = send.finish();
+            String::from_utf8_lossy(&recv.read_to_end(10_000).await.unwrap()).into_owned()
+        })
+    }
+}
+
+#[test]
+fn a_lost_connection_costs_only_what_was_under_way() {
+    let scene = Resumed::new(Duration::from_secs(60));
+    let (x, y) = (noise(3 << 20, 1), noise(3 << 20, 2));
+    scene.half(&x, &y);
+    scene.rest(&x, &y);
+    let (_, mut reader) = arrival(&scene.target);
+    for (number, expected) in [x, y].iter().enumerate() {
+        let mut found = vec![0; 3 << 20];
+        assert_eq!(reader.read_at(number, 0, &mut found).unwrap(), found.len());
+        assert!(found == *expected, "file {number}");
+    }
+    assert_eq!(progress(&scene.target), None, "it is over");
+}
+
+/// Names and sizes may be the same, and yet it is another one: of a sender that has started again.
+#[test]
+fn parts_of_two_snapshots_never_become_one() {
+    let scene = Resumed::new(Duration::from_secs(60));
+    let (x, y, other) = (noise(3 << 20, 1), noise(3 << 20, 2), noise(3 << 20, 3));
+    for (x_now, y_now, why) in [(&other, &y, "x is not what it was"), (&x, &other, "of y does not")]
+    {
+        scene.half(&x, &y);
+        let said = scene.rest(x_now, y_now);
+        assert!(said.contains(why), "{said}");
+        until("nothing is left", || names_in(&incoming(&scene.authority, 1)).is_empty());
+    }
+    // One that stands for something else begins at its beginning.
+    scene.half(&x, &y);
+    let start = scene.runtime.block_on(async { scene.offer(501).await.3 });
+    assert_eq!(start, (0, 0));
+    assert!(!scene.target.arrivals.try_iter().any(|found| matches!(found, Arrival::Snapshot(..))));
+}
+
+#[test]
+fn what_nobody_comes_back_for_is_thrown_away() {
+    let scene = Resumed::new(Duration::from_millis(300));
+    let (x, y) = (noise(3 << 20, 1), noise(3 << 20, 2));
+    scene.half(&x, &y);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(names_in(&incoming(&scene.authority, 1)).len(), 1);
+    until("nothing is left", || names_in(&incoming(&scene.authority, 1)).is_empty());
+    until("it is not listed", || scene.bytes() == 0);
+}
+
+#[test]
+fn a_rate_is_kept_and_the_progress_is_seen() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let mut slow = config(&authority, 1);
+    slow.limits.snapshot_send_rate = Some(2_000_000);
+    let (a, b) = pair_of(&runtime, slow, config(&authority, 2));
+    let started = Instant::now();
+    let ticket =
+        a.transport.send_snapshot(header(1, 2), Box::new(Source::new(&[("x", 1_200_000)])));
+    until("both see it", || {
+        let seen = |node: &Node, peer, direction| {
+            progress(node).is_some_and(|progress| {
+                assert_eq!((progress.peer, progress.direction), (common::node(peer), direction));
+                assert_eq!((progress.last, progress.total_bytes), (meta().last, 1_200_000));
+                true
+            })
+        };
+        seen(&a, 2, SnapshotDirection::Outgoing) && seen(&b, 1, SnapshotDirection::Incoming)
+    });
+    until("part of it is sent", || {
+        progress(&a).is_some_and(|progress| (1..1_200_000).contains(&progress.bytes))
+    });
+    assert_eq!(outcome(&a, ticket), SnapshotOutcome::Delivered);
+    // All but the last tenth of a second had to wait.
+    assert!(started.elapsed() > Duration::from_millis(480), "{:?}", started.elapsed());
+    assert_eq!((progress(&a), progress(&b)), (None, None), "it is over");
 }

@@ -166,9 +166,10 @@ async fn carry(shared: &Arc<Shared>, id: NodeId, link: &Arc<Link>) {
                 Err(_) => return,
             },
             stream = link.connection.accept_bi() => match stream {
-                Ok((send, recv)) => {
-                    tasks.spawn(snapshot::receive(Arc::clone(shared), id, send, recv));
-                }
+                // A task that lives on when the connection is lost, to keep what has arrived.
+                Ok((send, recv)) => drop(
+                    shared.runtime.spawn(snapshot::receive(Arc::clone(shared), id, send, recv)),
+                ),
                 Err(_) => return,
             },
             Some(_) = tasks.join_next() => {} // Frees what the task held.

@@ -14,6 +14,7 @@ pub(crate) mod handshake;
 pub(crate) mod link;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use raft_core::{Envelope, Incarnation, NodeId, PeerInfo, Peers, Sent};
@@ -28,6 +29,7 @@ use crate::shared::{Shared, lock};
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+    stopped: AtomicBool,
 }
 
 /// One other node.
@@ -117,8 +119,14 @@ impl Registry {
         }
     }
 
+    /// Whether no connection will come any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
     /// Stops dialing. Connections are closed with the endpoint.
     pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         for peer in peers.values() {
             if let Some(dialer) = lock(&peer.state).dialer.take() {

@@ -8,14 +8,19 @@
 //!                                  <-   Complete, or Refused(why) at any time
 //! ```
 //!
-//! The receiver says where to begin, so that a broken transfer can be taken up again; for now it
-//! always begins at the beginning.
+//! The receiver says where to begin: at the beginning, or where the same snapshot of the same sender
+//! broke off when a connection was lost. The checksum of every file is sent in either case, over all
+//! of the file, so that parts of two snapshots never become one.
 
 mod arrived;
+mod kept;
+mod pace;
 mod receive;
 mod send;
 
 pub(crate) use arrived::prepare;
+pub(crate) use kept::Shelf;
+pub(crate) use pace::Pace;
 pub(crate) use receive::receive;
 pub(crate) use send::{Outcome, send};
 

@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::num::TryFromIntError;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use raft_core::{NodeId, SnapshotFile};
 use tracing::{info, warn};
 
 use crate::config::Limits;
 use crate::frame::{self, FrameReader, ReadFault};
+use crate::monitor::{SnapshotDirection, SnapshotProgress};
 use crate::shared::Shared;
 use crate::snapshot::arrived::{Arrived, Directory};
+use crate::snapshot::kept::{Part, Shelf};
 use crate::snapshot::{CHECKSUM_BYTES, CHUNK_BYTES};
 use crate::wire::{OPENING_FRAME_BYTES, SnapshotAnswer, SnapshotOpening};
 
@@ -24,9 +27,12 @@ enum ReceiveError {
     /// The sender is told why, and may try again later.
     #[error("{0}")]
     Refused(String),
-    /// The sender is gone, or has stopped.
+    /// The sender has stopped sending it.
     #[error("the transfer broke off: {0}")]
     Broken(String),
+    /// The connection is gone or dead; it may come back.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
 }
 
 /// Receives the snapshot that `from` sends on this stream, and hands it to the node.
@@ -56,7 +62,7 @@ pub(crate) async fn receive(
             }
             match error {
                 ReceiveError::Refused(why) => SnapshotAnswer::Refused(why),
-                ReceiveError::Broken(_) => return,
+                ReceiveError::Broken(_) | ReceiveError::Lost(_) => return,
             }
         }
     };
@@ -86,59 +92,136 @@ async fn take(
     let Ok(_place) = slots.try_acquire_owned() else {
         return Err(ReceiveError::Refused("other snapshots are being received".to_owned()));
     };
-    let (incoming, number) = (shared.incoming.clone(), shared.next_number());
-    let directory = blocking(move || Directory::create(&incoming, number)).await?;
-    info!(peer = %from, last = %header.meta.last, files = files.len(), "receiving a snapshot");
-
-    answer_with(answers, &SnapshotAnswer::From { file: 0, offset: 0 }).await?;
+    let mut part = resume_or_begin(shared, from, SnapshotOpening { header, files }).await?;
+    let last = part.opening.header.meta.last;
+    info!(peer = %from, %last, at_bytes = part.bytes(), "receiving a snapshot");
+    let had_bytes = part.bytes();
     let mut source = Source::new(shared, frames);
-    for file in &files {
-        receive_file(&mut source, directory.path().join(&file.name), file).await?;
+    match fill(&mut part, &mut source, answers).await {
+        Ok(()) => {}
+        Err(error @ ReceiveError::Lost(_)) => {
+            // What brings nothing is not tried forever.
+            if part.bytes() > had_bytes {
+                Shelf::keep(shared, part);
+            }
+            return Err(error);
+        }
+        Err(error) => return Err(error),
     }
-    source.end().await?;
-    let path = directory.path().to_owned();
-    // The names, and the directory's own in its parent: a snapshot that is handed over stays.
-    blocking(move || {
-        File::open(&path)?.sync_all()?;
-        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    })
-    .await?;
-    info!(peer = %from, last = %header.meta.last, "received a snapshot");
+    info!(peer = %from, %last, "received a snapshot");
+    let Part { opening: SnapshotOpening { header, files }, directory, .. } = part;
     let arrived = Arrived { meta: header.meta.clone(), files, directory, open: None };
     shared.deliver(|inbox| inbox.snapshot(header, Box::new(arrived)));
     Ok(())
 }
 
-/// Writes one file, verifies its checksum, and makes it durable.
-async fn receive_file(
+/// What has arrived of this snapshot already, or room for it.
+async fn resume_or_begin(
+    shared: &Arc<Shared>,
+    from: NodeId,
+    opening: SnapshotOpening,
+) -> Result<Part, ReceiveError> {
+    for _ in 0..LOOKS {
+        if let Some(part) = shared.shelf.take(from, &opening) {
+            return Ok(Part { opening, ..part }); // Of a later term, perhaps.
+        }
+        // The sender may be back before the end of the lost connection was noticed here.
+        if !shared.watched.is_receiving(from, opening.header.meta.last) {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    begin(shared, from, opening).await
+}
+
+/// Makes room for a snapshot of which nothing has arrived.
+async fn begin(
+    shared: &Arc<Shared>,
+    from: NodeId,
+    opening: SnapshotOpening,
+) -> Result<Part, ReceiveError> {
+    let (incoming, number) = (shared.incoming.clone(), shared.next_number());
+    let directory = blocking(move || Directory::create(&incoming, number)).await?;
+    let progress = SnapshotProgress {
+        peer: from,
+        direction: SnapshotDirection::Incoming,
+        last: opening.header.meta.last,
+        bytes: 0,
+        total_bytes: opening.files.iter().map(|file| file.bytes).sum(),
+    };
+    let progress = shared.watched.begin(number, progress);
+    let (checksums, file) = (Vec::new(), None);
+    Ok(Part { opening, directory, checksums, file, offset: 0, checksum: 0, progress })
+}
+
+/// Receives what is missing, and makes all of it durable.
+async fn fill(
+    part: &mut Part,
     source: &mut Source,
-    path: PathBuf,
+    answers: &mut SendStream,
+) -> Result<(), ReceiveError> {
+    let refused = |error: TryFromIntError| ReceiveError::Refused(error.to_string());
+    let file = u32::try_from(part.checksums.len()).map_err(refused)?;
+    answer_with(answers, &SnapshotAnswer::From { file, offset: part.offset }).await?;
+    for (number, known) in part.checksums.iter().enumerate() {
+        if source.read(CHECKSUM_BYTES).await?[..] != known.to_le_bytes() {
+            let name = &part.opening.files[number].name;
+            let detail = format!("{name} is not what it was when the transfer broke off");
+            return Err(ReceiveError::Refused(detail));
+        }
+    }
+    while let Some(expected) = part.current().cloned() {
+        receive_file(part, source, &expected).await?;
+    }
+    source.end().await?;
+    let path = part.directory.path().to_owned();
+    // The names, and the directory's own in its parent: a snapshot that is handed over stays.
+    blocking(move || {
+        File::open(&path)?.sync_all()?;
+        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    })
+    .await
+}
+
+/// Writes what is missing of one file, verifies its checksum, and makes it durable.
+async fn receive_file(
+    part: &mut Part,
+    source: &mut Source,
     expected: &SnapshotFile,
 ) -> Result<(), ReceiveError> {
-    let mut file = blocking(move || File::create_new(path)).await?;
-    let (mut left, mut checksum) = (expected.bytes, 0);
-    while left > 0 {
-        let chunk =
-            source.read(usize::try_from(left).unwrap_or(usize::MAX).min(CHUNK_BYTES)).await?;
-        left = left.saturating_sub(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-        (file, checksum) = blocking(move || {
-            file.write_all(&chunk)?;
+    if part.file.is_none() {
+        let path = part.directory.path().join(&expected.name);
+        part.file = Some(blocking(move || File::create_new(path)).await?);
+    }
+    while part.offset < expected.bytes {
+        let left = usize::try_from(expected.bytes - part.offset).unwrap_or(usize::MAX);
+        let chunk = source.read(left.min(CHUNK_BYTES)).await?;
+        part.offset += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        let (file, checksum) = (part.file.take(), part.checksum);
+        (part.file, part.checksum) = blocking(move || {
+            file.as_ref().map_or(Ok(()), |mut file| file.write_all(&chunk))?;
             Ok((file, crc32c::crc32c_append(checksum, &chunk)))
         })
         .await?;
+        part.progress.reached(part.bytes());
     }
-    if source.read(CHECKSUM_BYTES).await?[..] != checksum.to_le_bytes() {
+    if source.read(CHECKSUM_BYTES).await?[..] != part.checksum.to_le_bytes() {
         let name = &expected.name;
         return Err(ReceiveError::Refused(format!("the checksum of {name} does not match")));
     }
-    blocking(move || file.sync_all()).await
+    if let Some(file) = part.file.take() {
+        blocking(move || file.sync_all()).await?;
+    }
+    part.checksums.push(part.checksum);
+    (part.offset, part.checksum) = (0, 0);
+    Ok(())
 }
 
 /// The part of the stream that is not frames.
 struct Source {
     stream: RecvStream,
     buffer: BytesMut,
-    stall_timeout: std::time::Duration,
+    stall_timeout: Duration,
 }
 
 impl Source {
@@ -171,10 +254,11 @@ impl Source {
         let reading = self.stream.read_chunk(max_bytes, true);
         match tokio::time::timeout(self.stall_timeout, reading).await {
             Ok(Ok(chunk)) => Ok(chunk.map(|chunk| chunk.bytes)),
+            Ok(Err(ReadError::ConnectionLost(error))) => Err(ReceiveError::Lost(error.to_string())),
             Ok(Err(error)) => Err(ReceiveError::Broken(error.to_string())),
             Err(_) => {
                 let _ = self.stream.stop(VarInt::from_u32(0)); // It may be closed already.
-                Err(ReceiveError::Broken("nothing arrived for too long".to_owned()))
+                Err(ReceiveError::Lost("nothing arrived for too long".to_owned()))
             }
         }
     }
@@ -233,6 +317,9 @@ fn is_plain(name: &str) -> bool {
 }
 
 const MAX_NAME_BYTES: usize = 255;
+/// How long, and how often, is waited for what arrived on a lost connection.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 25;
 
 #[cfg(test)]
 mod tests {
