@@ -70,6 +70,12 @@ impl MemStore {
         self.lock().now.map.get(key).cloned()
     }
 
+    /// Lets the value of `key` rot: nobody has written this.
+    pub fn rot(&self, key: &[u8], value: &[u8]) {
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        self.lock().now.map.insert(key, value);
+    }
+
     /// The last entry that was applied.
     pub fn applied(&self) -> Index {
         self.lock().now.applied.last.index

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use raft_core::testing::{MemDisk, MemMachine};
+use raft_core::testing::MemDisk;
 use raft_core::{
-    ChangeStep, ClockDrift, ConfigError, Entry, Index, LogId, Node, NodeOptions, Payload,
-    ReadLevel, Refusal, RequestError, RoleName, StartError, StateMachine, Term, Ticks,
+    ChangeStep, ClockDrift, ConfigError, Index, LogId, Node, NodeOptions, ReadLevel, Refusal,
+    RequestError, RoleName, StartError, Term, Ticks,
 };
 
 use super::cluster::{
@@ -176,9 +176,7 @@ fn a_follower_asks_for_a_snapshot() {
     let done = put(&cluster.handles[&leader], "key", "value").get().unwrap();
     let damaged = cluster.handles.keys().copied().find(|id| *id != leader).unwrap();
     until("it has applied it", || (cluster.status(damaged).applied >= done.id.index).then_some(()));
-    let id = LogId::new(done.id.term, done.id.index.next());
-    let rot = Entry { id, payload: Payload::Command(MemMachine::put(b"key", b"rot")) };
-    cluster.stores[&damaged].machine().apply(&[rot], &mut Vec::new()).unwrap();
+    cluster.stores[&damaged].rot(b"key", b"rot");
     request_snapshot(&cluster.handles[&damaged]).get().unwrap();
     assert_eq!(cluster.stores[&damaged].get(b"key").as_deref(), Some(&b"value"[..]));
     cluster.agrees();
