@@ -17,6 +17,7 @@ use crate::inspect::{Inspected, Inspection};
 use crate::model::Revision;
 use crate::range::RangeRequest;
 use crate::reader::RangeReply;
+use crate::watch::{WatchRequest, Watched};
 
 /// What a client asks of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub enum Request {
     Members,
     /// Say what leases or sessions there are. Linearizable.
     Inspect(Inspection),
+    /// Say what happens to some keys, again and again. Only where a request can have many replies.
+    Watch(WatchRequest),
 }
 
 /// A change of the store.
@@ -101,6 +104,8 @@ pub enum Answer {
     Members(Members),
     /// What leases or sessions there are.
     Inspected(Inspected),
+    /// What has happened to some keys. The first one says that the watch has begun, and where.
+    Watched(Watched),
 }
 
 /// How a node is.

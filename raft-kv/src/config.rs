@@ -23,6 +23,9 @@ pub struct KvConfig {
     pub write_buffer_bytes: usize,
     /// Memory for blocks of files, their indexes and filters, in bytes.
     pub block_cache_bytes: usize,
+    /// How many watches may be under way at once. Each may hold 256 KiB of events that wait, all of them
+    /// together 64 MiB.
+    pub max_watches: usize,
     /// How many files may be open at once.
     pub max_open_files: u16,
     /// Threads of RocksDB that flush and compact.
@@ -37,6 +40,7 @@ impl Default for KvConfig {
             max_reply_bytes: 4 << 20,
             write_buffer_bytes: 64 << 20,
             block_cache_bytes: 64 << 20,
+            max_watches: 100_000,
             max_open_files: 512,
             background_jobs: 2,
         }
@@ -61,6 +65,7 @@ impl KvConfig {
         within("max_reply_bytes", self.max_reply_bytes, 1 << 10, 64 << 20)?;
         within("write_buffer_bytes", self.write_buffer_bytes, 1 << 20, 4 << 30)?;
         within("block_cache_bytes", self.block_cache_bytes, 1 << 20, 64 << 30)?;
+        within("max_watches", self.max_watches, 0, 10_000_000)?;
         within("max_open_files", self.max_open_files.into(), 32, 65_535)?;
         within("background_jobs", self.background_jobs.into(), 1, 64)
     }

@@ -7,6 +7,7 @@
 //! - Commands of a client's session are run once, however often they are sent; leases take keys along
 //!   when they end. Both go by a clock that stands in the log.
 //! - [`Service`] answers clients in the name of a node; [`api`] is what they say to each other.
+//! - [`Watch`] tells a client what happens to some keys, in order and without a gap.
 //! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic
 //!   over a channel that carries bytes.
 
@@ -34,6 +35,7 @@ mod snapshot;
 mod store;
 mod timed;
 mod txn;
+mod watch;
 
 pub use command::{
     Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Field, LeaseGrant, LeaseOutcome,
@@ -48,5 +50,6 @@ pub use model::{KeyRange, KeyValue, LeaseId, Revision};
 pub use proposal::{Proposal, Stamp};
 pub use range::{Content, Filter, Order, RangeRequest, Sort, SortBy};
 pub use reader::{KvReader, RangeReply};
-pub use service::Service;
+pub use service::{Service, Watch};
 pub use txn::{Compare, Nested, OpOutcome, RangeOutcome, Relation, Target, Txn, TxnOp, TxnOutcome};
+pub use watch::{Event, EventFilter, EventKind, WatchRequest, Watched};

@@ -4,7 +4,7 @@
 //! state machine, nor it them; a reader goes on with the new database once a snapshot was
 //! installed.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use raft_core::sessions::ClusterTime;
@@ -19,6 +19,7 @@ use crate::range::RangeRequest;
 use crate::record::State;
 use crate::scan::View;
 use crate::store::Store;
+use crate::watch::{Bell, Hub};
 
 /// Reads a [`Kv`](crate::Kv). Cheap to clone. As long as one lives the store stays open.
 #[derive(Clone, Debug)]
@@ -136,6 +137,19 @@ impl KvReader {
         self.live.store()
     }
 
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The hub of this store, which is started if this is the first watch.
+    pub(crate) fn hub(&self) -> Result<Arc<Hub>, KvError> {
+        let mut hub = self.live.hub.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*hub {
+            Some(hub) => Ok(hub.clone()),
+            None => Ok(hub.insert(Hub::start(&self.live)?).clone()),
+        }
+    }
+
     /// What is set on the store.
     pub fn config(&self) -> &KvConfig {
         &self.config
@@ -144,32 +158,45 @@ impl KvReader {
 
 /// The database in use and how far it has come, shared between the state machine and its readers.
 #[derive(Debug)]
-pub(crate) struct Live(RwLock<(Arc<Store>, State)>);
+pub(crate) struct Live {
+    now: RwLock<(Arc<Store>, State)>,
+    /// Rings when more was applied.
+    bell: Bell,
+    /// From the first watch on.
+    hub: Mutex<Option<Arc<Hub>>>,
+}
 
 impl Live {
     pub(crate) fn new(store: Store, state: State) -> Self {
-        Self(RwLock::new((Arc::new(store), state)))
+        let now = RwLock::new((Arc::new(store), state));
+        Self { now, bell: Bell::default(), hub: Mutex::default() }
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.now.read().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     pub(crate) fn state(&self) -> State {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).1
+        self.now.read().unwrap_or_else(PoisonError::into_inner).1
     }
 
     /// More was applied.
     pub(crate) fn advance(&self, state: State) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).1 = state;
+        self.now.write().unwrap_or_else(PoisonError::into_inner).1 = state;
+        self.bell.ring();
     }
 
     /// Another database has taken the place of this one, which goes once its last reader is done.
     pub(crate) fn replace(&self, store: Store, state: State) {
-        let mut live = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let former = std::mem::replace(&mut *live, (Arc::new(store), state));
-        drop(live);
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut *now, (Arc::new(store), state));
+        drop(now);
         former.0.doom();
+        self.bell.ring();
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
     }
 }
 

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use rocksdb::{
-    ColumnFamily, DB, DBRawIteratorWithThreadMode, ErrorKind, ReadOptions, ReadTier,
-    SnapshotWithThreadMode,
+    ColumnFamily, DB, DBPinnableSlice, DBRawIteratorWithThreadMode, ErrorKind, ReadOptions,
+    ReadTier, SnapshotWithThreadMode,
 };
 
 use crate::error::KvError;
@@ -158,6 +158,15 @@ impl<'a> View<'a> {
         }
         old.seek(old_key(key, Revision(u64::MAX)));
         Ok(())
+    }
+
+    /// The value under a key of a family.
+    pub(crate) fn get(
+        &self,
+        family: &ColumnFamily,
+        key: &[u8],
+    ) -> Result<Option<DBPinnableSlice<'_>>, KvError> {
+        self.frozen.get_pinned_cf(family, key).map_err(KvError::storage("reading a key"))
     }
 
     /// The rows of a family, before `before`.

@@ -215,6 +215,7 @@ impl Cluster {
                 }))
             }
             Request::Write(_) | Request::Range(_) | Request::Inspect(_) => Err(not_leader),
+            Request::Watch(_) => unreachable!("nobody watches here"),
         }
     }
 }

@@ -4,100 +4,18 @@
 
 mod support;
 
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::sessions::{SessionId, SessionTag};
-use raft_core::{
-    ClusterId, Config, Handle, Identity, Inbox, Incarnation, Index, Membership, Node, NodeOptions,
-    Peers, RoleName, Sent, SnapshotHeader, SnapshotMeta, SnapshotSource, SnapshotTicket, Ticks,
-    Transport,
-};
-use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Reply, Request, Write};
+use raft_core::{ClusterId, Index, RoleName};
+use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Request, Write};
 use raft_kv::client::{Channel, ChannelError, Client, ClientError};
 use raft_kv::{
-    Command, Compact, Field, KeyRange, Kv, KvConfig, LeaseId, Put, RangeRequest, Revision, Service,
+    Command, Compact, Field, KeyRange, KvConfig, LeaseId, Put, RangeRequest, Revision, Service,
 };
-use support::log::MemLog;
-use support::{config, node, tempdir};
-use tempfile::TempDir;
-
-/// A network without anybody on it.
-struct Nobody;
-
-impl Transport for Nobody {
-    fn start(&mut self, _: Inbox) {}
-
-    fn send(&self, _: raft_core::Envelope) -> Sent {
-        Sent::Unreachable
-    }
-
-    fn send_snapshot(&self, _: SnapshotHeader, _: Box<dyn SnapshotSource>) -> SnapshotTicket {
-        SnapshotTicket(0)
-    }
-
-    fn set_peers(&self, _: &Peers) {}
-}
-
-struct Running {
-    handle: Handle,
-    service: Service,
-    // Dropped last: the store is in it.
-    _dir: TempDir,
-}
-
-impl Running {
-    /// A node among `voters`, of which only it runs.
-    fn start(voters: u64, kv: KvConfig) -> Self {
-        let dir = tempdir();
-        let kv = Kv::open(dir.path(), kv).unwrap();
-        let reader = kv.reader();
-        let voters = (1..=voters).map(|id| (node(id), format!("n{id}:1")));
-        let founding =
-            SnapshotMeta { membership: Membership::of_voters(voters), ..SnapshotMeta::default() };
-        let raft = Config {
-            election_timeout: Ticks(4),
-            heartbeat_interval: Ticks(1),
-            ..Config::new(node(1))
-        };
-        let options = NodeOptions { seed: Some(1), ..NodeOptions::new(raft) };
-        let handle = Node::start(options, MemLog::new(founding), Nobody, kv).unwrap();
-        let identity =
-            Identity { cluster: ClusterId(9), node: node(1), incarnation: Incarnation(1) };
-        let service = Service::new(handle.clone(), reader, identity, "n1:1").unwrap();
-        Self { handle, service, _dir: dir }
-    }
-
-    fn leading(kv: KvConfig) -> Self {
-        let running = Self::start(1, kv);
-        let (send, leads) = channel();
-        running.handle.subscribe(move |status| send.send(status.role == RoleName::Leader).is_ok());
-        while !leads.recv_timeout(Duration::from_secs(10)).unwrap() {}
-        running
-    }
-
-    fn call_bytes(&self, request: Bytes) -> Reply {
-        let (send, reply) = channel();
-        self.service.call(request, move |bytes| send.send(bytes).unwrap());
-        Reply::decode(&reply.recv_timeout(Duration::from_secs(10)).unwrap()).unwrap()
-    }
-
-    fn call(&self, request: &Request) -> Reply {
-        self.call_bytes(request.encode())
-    }
-
-    fn error(&self, request: &Request) -> ErrorReply {
-        self.call(request).body.unwrap_err()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.handle.stop(Duration::ZERO);
-        self.handle.wait();
-    }
-}
+use support::running::Running;
+use support::{config, node};
 
 fn write(command: Command) -> Request {
     Request::Write(Write { session: None, command })

@@ -427,7 +427,7 @@ impl Obstacle {
 }
 
 /// Half of `pause` to all of it, so that clients who failed together do not come back together.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::random_range(0.5..=1.0))
 }
 

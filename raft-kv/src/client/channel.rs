@@ -22,6 +22,35 @@ pub trait Channel: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Bytes, ChannelError>> + Send;
 }
 
+/// A channel that also carries requests with many replies.
+pub trait WatchChannel: Channel {
+    /// The replies to one request.
+    type Replies: Replies;
+
+    /// Sends `request` to the node at `endpoint` (`host:port`), until `deadline`. Replies may come for
+    /// as long as what this returns is kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`Channel::call`].
+    fn subscribe(
+        &self,
+        endpoint: &str,
+        request: Bytes,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Self::Replies, ChannelError>> + Send;
+}
+
+/// The replies to one request, in order. Dropping it tells the node that no more are wanted.
+pub trait Replies: Send + 'static {
+    /// Waits for the next one. `None` after the last. Cancelling it must lose nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Lost`] if the connection is gone.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, ChannelError>> + Send;
+}
+
 /// Why a call has no reply. The two cases differ in what may be done next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -12,6 +12,7 @@ mod directory;
 mod error;
 mod session;
 mod status;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,9 +37,10 @@ use self::attempt::Kind;
 use self::directory::Directory;
 use self::session::{Desk, Slip};
 
-pub use channel::{Channel, ChannelError, NotSentKind};
+pub use channel::{Channel, ChannelError, NotSentKind, Replies, WatchChannel};
 pub use error::ClientError;
 pub use status::MemberStatus;
+pub use watch::Watching;
 
 /// What an answer holds, if it is of the kind that belongs to the request.
 macro_rules! take {

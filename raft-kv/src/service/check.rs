@@ -11,6 +11,7 @@ use crate::config::KvConfig;
 use crate::error::KvError;
 use crate::model::KeyRange;
 use crate::txn::{Target, Txn, TxnOp};
+use crate::watch::WatchRequest;
 
 /// Whether a request may go on. Limits are those of this node; what it lets pass all nodes apply
 /// alike.
@@ -18,6 +19,7 @@ pub(super) fn check(request: &Request, config: &KvConfig) -> Result<(), ErrorRep
     match request {
         Request::Write(write) => check_write(write, config),
         Request::Range(read) => check_range(&read.request.range, config),
+        Request::Watch(watch) => check_watch(watch, config),
         Request::Status | Request::Members | Request::Inspect(_) => Ok(()),
     }
 }
@@ -29,6 +31,18 @@ fn check_write(write: &Write, config: &KvConfig) -> Result<(), ErrorReply> {
         return Err(senseless(&Refused::NotInSession));
     }
     check_command(command, config)
+}
+
+fn check_watch(watch: &WatchRequest, config: &KvConfig) -> Result<(), ErrorReply> {
+    match watch.progress_ms {
+        Some(ms) if ms < LEAST_PROGRESS_MS => {
+            let message = format!(
+                "word of progress every {ms} ms is asked for; at least {LEAST_PROGRESS_MS} ms"
+            );
+            Err(rejected(Rejection::TooMuch, message))
+        }
+        Some(_) | None => check_range(&watch.range, config),
+    }
 }
 
 fn check_command(command: &Command, config: &KvConfig) -> Result<(), ErrorReply> {
@@ -165,6 +179,9 @@ pub(super) fn unreadable(error: KvError) -> ErrorReply {
         }
     }
 }
+
+/// A watch costs nothing while nothing happens, unless it says so all the time.
+const LEAST_PROGRESS_MS: u32 = 100;
 
 pub(super) fn rejected(kind: Rejection, message: String) -> ErrorReply {
     ErrorReply::Rejected { kind, message }

@@ -4,6 +4,7 @@
 //! own. What may have to wait for a disk, or take long, goes to a few threads of our own.
 
 mod check;
+mod watch;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -15,6 +16,8 @@ use raft_core::{
     Committed, Handle, Identity, Index, NodeId, ReadLevel as Barrier, Refusal, RequestError,
     RoleName, Status,
 };
+
+use tokio::sync::Semaphore;
 
 use crate::api::{
     Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, Read, ReadLevel, Rejection, Reply,
@@ -31,6 +34,8 @@ use crate::reader::{KvReader, RangeReply};
 
 use self::check::{check, rejected, senseless, unreadable};
 
+pub use watch::Watch;
+
 /// Answers clients in the name of one node. Cloning shares it.
 #[derive(Clone)]
 pub struct Service {
@@ -46,6 +51,10 @@ struct Inner {
     /// What time it is, and since when that is counted on this machine.
     timekeeper: Mutex<Timekeeper>,
     started: Instant,
+    /// Watches that may still begin.
+    watches: Arc<Semaphore>,
+    /// Whether this node is of no use to watches: it has stopped, or heard of no leader for long.
+    is_cut_off: tokio::sync::watch::Sender<bool>,
 }
 
 /// Where an answer goes.
@@ -69,8 +78,18 @@ impl Service {
         let sight = sight(&handle, &reader);
         let timekeeper = Mutex::new(Timekeeper::new(Duration::ZERO, sight));
         let started = Instant::now();
-        let inner =
-            Arc::new(Inner { handle, reader, identity, address, pool, timekeeper, started });
+        let watches = reader.config().max_watches.min(Semaphore::MAX_PERMITS);
+        let inner = Arc::new(Inner {
+            handle,
+            reader,
+            identity,
+            address,
+            pool,
+            timekeeper,
+            started,
+            watches: Arc::new(Semaphore::new(watches)),
+            is_cut_off: tokio::sync::watch::Sender::new(false),
+        });
         let weak = Arc::downgrade(&inner);
         let clock = thread::Builder::new().name("kv-clock".to_owned());
         clock
@@ -100,6 +119,11 @@ impl Service {
             Request::Inspect(what) => self.inspect(what, Box::new(reply)),
             Request::Status => reply(inner.reply(Ok(Answer::Status(inner.status()))).encode()),
             Request::Members => reply(inner.reply(Ok(Answer::Members(inner.members()))).encode()),
+            Request::Watch(_) => {
+                let message = "a watch has many replies, and here is room for one".to_owned();
+                let body = Err(rejected(Rejection::NotUnderstood, message));
+                reply(inner.reply(body).encode());
+            }
         }
     }
 
@@ -169,14 +193,22 @@ enum Effect {
     Impossible,
 }
 
-/// Lets time move on while there is anything that it can end. Ends with the service or the node.
+/// Lets time move on while there is anything that it can end, and watches over whether there is a leader.
+/// Ends with the service or the node.
 fn keep_time(service: &Weak<Inner>) {
+    let mut led_at = Instant::now();
     loop {
         thread::sleep(LOOK_EVERY);
         let Some(inner) = service.upgrade() else { return };
         if inner.handle.stopped().is_some() {
+            inner.is_cut_off.send_replace(true);
             return;
         }
+        if inner.handle.status().leader.is_some() {
+            led_at = Instant::now();
+        }
+        let is_cut_off = led_at.elapsed() >= CUT_OFF_AFTER;
+        inner.is_cut_off.send_if_modified(|was| std::mem::replace(was, is_cut_off) != is_cut_off);
         if let Some(stamp) = inner.tick() {
             let tick = Proposal { stamp: Some(stamp), session: None, command: Command::Tick };
             // Whether it gets through is seen in the log; if not, the next one will.
@@ -339,6 +371,8 @@ fn fresh(found: RangeReply, least: Index) -> Result<Answer, ErrorReply> {
     Ok(Answer::Range(found))
 }
 
+/// A node without a leader for so long tells its watches to go elsewhere: nothing will happen here.
+const CUT_OFF_AFTER: Duration = Duration::from_secs(5);
 /// How often it is looked whether time has to move on.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Threads for reads that may take long.

@@ -5,6 +5,7 @@
 
 pub(crate) mod log;
 pub(crate) mod model;
+pub(crate) mod running;
 
 use std::collections::BTreeMap;
 use std::fs;
