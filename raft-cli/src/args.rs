@@ -15,7 +15,7 @@ use raft_core::NodeId;
 use crate::bench::Workload;
 use crate::failure::Failure;
 use crate::kv_args::{
-    CompactArgs, DelArgs, LeaseCommand, PutArgs, RangeArgs, SessionCommand, TxnArgs,
+    CompactArgs, DelArgs, LeaseCommand, PutArgs, RangeArgs, SessionCommand, TxnArgs, WatchArgs,
 };
 
 /// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
@@ -120,6 +120,12 @@ pub(crate) enum Command {
     /// Do several things as one, depending on what is there. Exit code 1 if the comparisons fail.
     #[command(after_help = TXN_EXAMPLES)]
     Txn(TxnArgs),
+    /// Show what happens to a key, or a range of keys, as it happens.
+    ///
+    /// Goes on at another node when the one that tells it is lost, without a gap. With `-o json` one
+    /// line for each piece: whole revisions, and through which revision that is all.
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(WatchArgs),
     /// Keys that go when nobody keeps them.
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -177,6 +183,8 @@ pub(crate) enum Request {
     Del(DelArgs),
     /// Do several things as one, depending on what is there.
     Txn(TxnArgs),
+    /// Wait for what happens to a key, or a range of keys.
+    Watch(WatchArgs),
     /// Keys that go when nobody keeps them.
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -457,6 +465,12 @@ Examples:
   raft put colour green
   raft put colour blue --prev-kv -o json
   raft put colour --ignore-value --lease 7";
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  raft watch colour
+  raft watch user/ --prefix --rev 100 --prev-kv -o json
+  raft watch lock --filter put --count 1";
 
 const RANGE_EXAMPLES: &str = "\
 Examples:

@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use raft_kv::client::{Channel, ChannelError, NotSentKind};
-use raft_net_quic::{CallError, ConnectError, QuicClient, RefusalKind};
+use raft_kv::client::{Channel, ChannelError, NotSentKind, Replies, WatchChannel};
+use raft_net_quic::{CallError, ConnectError, QuicClient, RefusalKind, Subscription};
 
 /// Whom a request is for, as its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,30 @@ impl Channel for StoreChannel {
     ) -> Result<Bytes, ChannelError> {
         let request = Desk::Store.address(&request);
         self.quic.call(endpoint, request, deadline).await.map_err(channel_error)
+    }
+}
+
+/// The replies to one request of the store's client.
+pub(crate) struct StoreReplies(Subscription);
+
+impl WatchChannel for StoreChannel {
+    type Replies = StoreReplies;
+
+    async fn subscribe(
+        &self,
+        endpoint: &str,
+        request: Bytes,
+        deadline: Instant,
+    ) -> Result<StoreReplies, ChannelError> {
+        let request = Desk::Store.address(&request);
+        let subscription = self.quic.subscribe(endpoint, request, deadline).await;
+        subscription.map(StoreReplies).map_err(channel_error)
+    }
+}
+
+impl Replies for StoreReplies {
+    async fn next(&mut self) -> Result<Option<Bytes>, ChannelError> {
+        self.0.next().await.map_err(channel_error)
     }
 }
 

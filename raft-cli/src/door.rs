@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raft_core::{Handle, Index, NodeId, Term};
 use raft_kv::api::{ErrorReply, Header, Reply};
 use raft_kv::{Revision, Service};
-use raft_net_quic::{ClientService, Responder};
+use raft_net_quic::{ClientService, Responder, Subscriber};
 
 use crate::admin::AdminRequest;
 use crate::channel::Desk;
@@ -55,5 +55,31 @@ impl ClientService for Door {
             // It speaks another protocol: the client learns that there will be no answer.
             None => drop(reply),
         }
+    }
+
+    fn subscribe(&self, request: Bytes, mut subscriber: Subscriber) {
+        let Some((_, service)) = self.behind.get() else {
+            let busy = self.busy();
+            tokio::spawn(async move { subscriber.send(busy).await });
+            return;
+        };
+        // Only the store has anything to say again and again. Who asks for something else learns that
+        // there will be no answer.
+        let Some((Desk::Store, request)) = Desk::of(request) else { return };
+        let mut watch = service.watch(&request);
+        tokio::spawn(async move {
+            let gone = subscriber.gone();
+            let telling = async {
+                while let Some(reply) = watch.next().await {
+                    if let Err(error) = subscriber.send(reply).await {
+                        return tracing::debug!(%error, "a watch has ended");
+                    }
+                }
+            };
+            tokio::select! {
+                () = telling => {}
+                () = gone => {}
+            }
+        });
     }
 }

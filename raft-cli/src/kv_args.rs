@@ -131,6 +131,38 @@ pub(crate) struct DelArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) keys: KeysArgs,
+    /// Begin with this revision, which may be in the past.
+    #[arg(long, value_name = "REVISION", default_value_t = 0, hide_default_value = true)]
+    pub(crate) rev: u64,
+    /// Show what was there before.
+    #[arg(long)]
+    pub(crate) prev_kv: bool,
+    /// Leave out events of this kind.
+    #[arg(long, value_name = "KIND", ignore_case = true)]
+    pub(crate) filter: Vec<EventName>,
+    /// Stop after so many events. In a shell, which answers when they are there, 1 by default.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) count: Option<u64>,
+    /// When nothing has happened for so long, say how far the watch has come (with `-o json`).
+    #[arg(long, value_name = "TIME", value_parser = crate::args::duration)]
+    pub(crate) progress: Option<std::time::Duration>,
+}
+
+/// A kind of event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EventName {
+    /// A key was written.
+    #[value(alias = "noput")]
+    Put,
+    /// A key was deleted.
+    #[value(alias = "nodelete")]
+    Delete,
+}
+
+#[derive(Clone, Debug, Args)]
 pub(crate) struct CompactArgs {
     /// The oldest revision that is kept.
     pub(crate) revision: u64,

@@ -2,8 +2,8 @@
 
 use comfy_table::Table;
 use raft_kv::{
-    DeleteOutcome, KeyValue, LeaseOutcome, LeaseStatus, OpOutcome, PutOutcome, RangeOutcome,
-    RangeReply, SessionStatus, TxnOutcome,
+    DeleteOutcome, Event, EventKind, KeyValue, LeaseOutcome, LeaseStatus, OpOutcome, PutOutcome,
+    RangeOutcome, RangeReply, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
 
@@ -63,6 +63,46 @@ pub(crate) fn txn(txn: &TxnOutcome) -> Value {
 
 fn found(kvs: &[KeyValue], count: u64, more: bool) -> Value {
     json!({ "kvs": kvs.iter().map(kv).collect::<Value>(), "count": count, "more": more })
+}
+
+pub(crate) fn watched(said: &Watched) -> Value {
+    json!({
+        "revision": said.through.0,
+        "events": said.events.iter().map(event).collect::<Value>(),
+    })
+}
+
+fn event(event: &Event) -> Value {
+    let mut fields = json!({ "type": event.kind, "kv": kv(&event.kv) });
+    if let Some(previous) = &event.prev_kv {
+        fields["prev_kv"] = kv(previous);
+    }
+    fields
+}
+
+/// An event for people.
+pub(crate) fn event_line(event: &Event) -> String {
+    let (key, revision) = (shown(&event.kv.key), event.revision());
+    let before = event.prev_kv.as_ref();
+    let before = before.map_or_else(String::new, |kv| format!("  (was {})", shown(&kv.value)));
+    match event.kind {
+        EventKind::Put => format!("{revision}  PUT  {key}  {}{before}", shown(&event.kv.value)),
+        EventKind::Delete => format!("{revision}  DELETE  {key}{before}"),
+    }
+}
+
+/// Events for people, a row each.
+pub(crate) fn events_table(said: &Watched) -> Table {
+    let rows = said.events.iter().map(|event| {
+        let kind = match event.kind {
+            EventKind::Put => "PUT",
+            EventKind::Delete => "DELETE",
+        };
+        let previous = event.prev_kv.as_ref().map_or_else(String::new, |kv| shown(&kv.value));
+        let (key, value) = (shown(&event.kv.key), shown(&event.kv.value));
+        vec![event.revision().to_string(), kind.to_owned(), key, value, previous]
+    });
+    table(&["REVISION", "EVENT", "KEY", "VALUE", "PREVIOUS VALUE"], rows)
 }
 
 pub(crate) fn lease_outcome(outcome: &LeaseOutcome) -> Value {

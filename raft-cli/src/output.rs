@@ -14,7 +14,7 @@ use bytes::Bytes;
 use comfy_table::{ContentArrangement, Table, presets};
 use raft_kv::{
     CompactOutcome, DeleteOutcome, KeyValue, LeaseOutcome, LeaseStatus, Listing, PutOutcome,
-    RangeReply, Revision, SessionStatus, TxnOutcome,
+    RangeReply, Revision, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
 
@@ -30,6 +30,7 @@ pub(crate) enum Reply {
     Range(RangeReply),
     Del(DeleteOutcome),
     Txn(TxnOutcome),
+    Watched(Watched),
     Compact(CompactOutcome),
     Lease(LeaseOutcome),
     LeaseStatus(LeaseStatus),
@@ -76,6 +77,7 @@ impl Reply {
             Self::Range(found) => kv_output::range(found),
             Self::Del(delete) => kv_output::delete(delete),
             Self::Txn(txn) => kv_output::txn(txn),
+            Self::Watched(said) => kv_output::watched(said),
             Self::Compact(compact) => {
                 json!({ "revision": compact.revision.0, "compact_revision": compact.compacted.0 })
             }
@@ -101,6 +103,7 @@ impl Reply {
             Self::Range(found) => kv_output::range_table(found),
             Self::Del(delete) => kv_output::delete_table(delete),
             Self::Txn(txn) => kv_output::txn_table(txn),
+            Self::Watched(said) => kv_output::events_table(said),
             Self::Compact(compact) => table(
                 &["REVISION", "COMPACTED TO"],
                 [vec![compact.revision.to_string(), compact.compacted.to_string()]],
@@ -197,10 +200,15 @@ pub(crate) fn certificates(
 ///
 /// Whoever reads our output may stop when it has seen enough: that is no failure of ours.
 pub(crate) fn print_line(line: &str) -> Result<ExitCode, Failure> {
+    try_line(line).map(|_| ExitCode::SUCCESS)
+}
+
+/// The same, for who has more to say: `false` if nobody reads any more.
+pub(crate) fn try_line(line: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::failed(format!("cannot write to stdout: {error}"))),
     }
 }

@@ -16,6 +16,7 @@ mod shell;
 mod status;
 mod tls;
 mod txn;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Range(_)
         | Command::Del(_)
         | Command::Txn(_)
+        | Command::Watch(_)
         | Command::Lease(_)
         | Command::Session(_)
         | Command::Compact(_)
@@ -62,6 +64,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Range(args) => once(&global, &Request::Range(args)),
         Command::Del(args) => once(&global, &Request::Del(args)),
         Command::Txn(args) => once(&global, &Request::Txn(txn::from_stdin(args)?)),
+        Command::Watch(args) => watch::run(&global, &args),
         Command::Lease(what) => once(&global, &Request::Lease(what)),
         Command::Session(what) => once(&global, &Request::Session(what)),
         Command::Compact(args) => once(&global, &Request::Compact(args)),
@@ -94,6 +97,7 @@ async fn answer(session: &Session, request: &Request) -> Result<Reply, Failure> 
         Request::Range(args) => range::request(session, args).await,
         Request::Del(args) => del::request(session, args).await,
         Request::Txn(args) => txn::request(session, args).await,
+        Request::Watch(args) => watch::request(session, args).await,
         Request::Lease(what) => lease::request(session, what).await,
         Request::Session(what) => session::request(session, what).await,
         Request::Compact(args) => compact::request(session, args).await,

@@ -167,6 +167,7 @@ get KEY               read it (--stale, --rev N)
 range KEY [END]       read several (--prefix, --limit N, --keys-only, --sort-by FIELD, ...)
 del KEY [END]         remove it, or several (--prefix, --prev-kv)
 txn {JSON}            do several things as one: {\"compare\":[..],\"then\":[..],\"else\":[..]}
+watch KEY [END]       wait for what happens to it (--prefix, --rev N, --count N, --prev-kv)
 lease grant TTL       keys that go when nobody keeps them; also revoke, keep-alive, timetolive, list
 session list          what makes a write run once; also open, keep-alive, close
 compact REVISION      give up the history before a revision
