@@ -96,6 +96,7 @@ pub(crate) fn raft_reading<S: AsRef<std::ffi::OsStr>>(
 pub struct Background {
     child: Child,
     log: NamedTempFile,
+    output: NamedTempFile,
 }
 
 impl Background {
@@ -105,16 +106,22 @@ impl Background {
     ///
     /// If it cannot be run at all.
     pub fn start(words: &[String]) -> Self {
-        let log = NamedTempFile::new().expect("a temporary file can be made");
-        let stderr = log.reopen().expect("it can be opened again");
+        let file = || NamedTempFile::new().expect("a temporary file can be made");
+        let open = |file: &NamedTempFile| file.reopen().expect("it can be opened again");
+        let (log, output) = (file(), file());
         let child = command()
             .args(words)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
+            .stdout(open(&output))
+            .stderr(open(&log))
             .spawn()
             .expect("the binary was found, so it can be run");
-        Self { child, log }
+        Self { child, log, output }
+    }
+
+    /// What it has written to stdout.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.output.path()).unwrap_or_default()
     }
 
     /// What it has written to stderr.
