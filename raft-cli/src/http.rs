@@ -20,7 +20,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use raft_core::{Handle, RoleName, Status};
-use raft_net_quic::{CertificateExpiry, Monitor};
+use raft_net_quic::{CertificateExpiry, Monitor, SnapshotProgress};
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -67,8 +68,9 @@ async fn answer_to(
     network: &Monitor,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        let (status, stopped) = (handle.status(), handle.stopped().is_some());
-        answer(request.uri().path(), &status, network.certificate_expiry(), stopped)
+        let page = Page { status: &handle.status(), snapshots: network.snapshots() };
+        let (expiry, stopped) = (network.certificate_expiry(), handle.stopped().is_some());
+        answer(request.uri().path(), &page, expiry, stopped)
     } else {
         Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n")
     };
@@ -91,7 +93,17 @@ impl Answer {
     }
 }
 
-fn answer(path: &str, status: &Status, expiry: CertificateExpiry, stopped: bool) -> Answer {
+/// What `/status` shows.
+#[derive(Serialize)]
+struct Page<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    /// How far snapshots are that come in or go out.
+    snapshots: Vec<SnapshotProgress>,
+}
+
+fn answer(path: &str, page: &Page<'_>, expiry: CertificateExpiry, stopped: bool) -> Answer {
+    let status = page.status;
     match path {
         "/healthz" if stopped => {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the node has stopped\n")
@@ -101,7 +113,7 @@ fn answer(path: &str, status: &Status, expiry: CertificateExpiry, stopped: bool)
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "no leader is known\n")
         }
         "/readyz" => Answer::text(StatusCode::OK, "ok\n"),
-        "/status" => match serde_json::to_string(status) {
+        "/status" => match serde_json::to_string(page) {
             Ok(body) => {
                 Answer { code: StatusCode::OK, kind: "application/json", body: body + "\n" }
             }
@@ -165,6 +177,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 #[cfg(test)]
 mod tests {
     use raft_core::{Index, LogId, Membership, NodeId, Term};
+    use raft_net_quic::SnapshotDirection;
 
     use super::*;
 
@@ -194,9 +207,21 @@ mod tests {
         CertificateExpiry { certificate: after(1_900_000_000), authority: after(2_000_000_000) }
     }
 
+    fn page(status: &Status) -> Page<'_> {
+        let snapshot = SnapshotProgress {
+            peer: NodeId::new(2).unwrap(),
+            direction: SnapshotDirection::Incoming,
+            last: LogId::ZERO,
+            bytes: 5,
+            total_bytes: 10,
+        };
+        Page { status, snapshots: vec![snapshot] }
+    }
+
     #[test]
     fn ready_means_that_a_leader_is_known() {
-        let code = |path, leader, stopped| answer(path, &status(leader), expiry(), stopped).code;
+        let code =
+            |path, leader, stopped| answer(path, &page(&status(leader)), expiry(), stopped).code;
         let leader = NodeId::new(1);
         assert_eq!(code("/readyz", leader, false), StatusCode::OK);
         assert_eq!(code("/readyz", None, false), StatusCode::SERVICE_UNAVAILABLE);
@@ -209,7 +234,7 @@ mod tests {
     #[test]
     fn metrics_and_status_show_the_numbers() {
         let status = status(NodeId::new(1));
-        let text = answer("/metrics", &status, expiry(), false).body;
+        let text = answer("/metrics", &page(&status), expiry(), false).body;
         for line in [
             "raft_term 3",
             "raft_is_leader 1",
@@ -219,8 +244,10 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
         }
         let json: serde_json::Value =
-            serde_json::from_str(&answer("/status", &status, expiry(), false).body).unwrap();
+            serde_json::from_str(&answer("/status", &page(&status), expiry(), false).body).unwrap();
         assert_eq!(json["role"], "leader");
         assert_eq!(json["applied"], 6);
+        assert_eq!(json["snapshots"][0]["direction"], "incoming");
+        assert_eq!(json["snapshots"][0]["bytes"], 5);
     }
 }

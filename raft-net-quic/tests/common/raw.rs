@@ -54,6 +54,15 @@ pub struct Raw {
 impl Raw {
     /// Connects to the node `id` at `address`.
     pub async fn connect(tls: &TlsFiles, protocol: &[u8], address: SocketAddr, id: u64) -> Self {
+        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let name = format!("node-{id}.raft");
+        let config = Self::config(tls, protocol);
+        let connection = endpoint.connect_with(config, address, &name).unwrap().await.unwrap();
+        Self { endpoint, connection }
+    }
+
+    /// How it connects: with these files, and willing to resume and to send early data.
+    pub fn config(tls: &TlsFiles, protocol: &[u8]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         for authority in CertificateDer::pem_file_iter(&tls.ca).unwrap() {
             roots.add(authority.unwrap()).unwrap();
@@ -69,11 +78,8 @@ impl Raw {
             )
             .unwrap();
         config.alpn_protocols = vec![protocol.to_vec()];
-        let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
-        let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let name = format!("node-{id}.raft");
-        let connection = endpoint.connect_with(config, address, &name).unwrap().await.unwrap();
-        Self { endpoint, connection }
+        config.enable_early_data = true;
+        ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
     }
 
     /// Says hello as a node and waits for the answer, or for being disconnected.
