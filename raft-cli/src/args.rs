@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -297,6 +298,10 @@ pub(crate) struct ServeArgs {
     /// How often a leader shows that it lives [default: 100ms].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) heartbeat_interval: Option<Duration>,
+    /// The most that snapshots for nodes that are far behind may take of the network, in MiB a second.
+    /// By default what is left; messages and clients come first in any case.
+    #[arg(long, value_name = "MIB")]
+    pub(crate) snapshot_rate: Option<NonZeroU32>,
     /// Stop when stdin ends: for a parent that may be killed.
     #[arg(long, hide = true)]
     pub(crate) exit_with_parent: bool,

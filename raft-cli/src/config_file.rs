@@ -4,6 +4,7 @@
 //! that is not in force. Nothing here decides what wins; `founding.rs` and `serve` do.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) struct ConfigFile {
     pub(crate) election_timeout: Option<Duration>,
     #[serde(alias = "heartbeat_interval", deserialize_with = "time")]
     pub(crate) heartbeat_interval: Option<Duration>,
+    #[serde(alias = "snapshot_rate")]
+    pub(crate) snapshot_rate: Option<NonZeroU32>,
 }
 
 impl ConfigFile {
@@ -67,12 +70,13 @@ mod tests {
     #[test]
     fn takes_the_names_of_the_flags() {
         let text = "node-id = 2\ndata_dir = \"d\"\nlisten = \"127.0.0.1:7102\"\n\
-                    election-timeout = \"300ms\"\nbootstrap = \"1=a:1,2=b:2\"\n";
+                    election-timeout = \"300ms\"\nsnapshot-rate = 20\nbootstrap = \"1=a:1,2=b:2\"\n";
         let file = ConfigFile::parse(text).unwrap();
         assert_eq!(file.node_id, NodeId::new(2));
         assert_eq!(file.data_dir, Some(PathBuf::from("d")));
         assert_eq!(file.listen, Some("127.0.0.1:7102".parse().unwrap()));
         assert_eq!(file.election_timeout, Some(Duration::from_millis(300)));
+        assert_eq!(file.snapshot_rate, NonZeroU32::new(20));
         assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());
     }
 

@@ -6,6 +6,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use raft_core::{
 };
 use raft_kv::{Kv, KvConfig, Service};
 use raft_log::{DataDir, RocksLog, RocksLogConfig};
-use raft_net_quic::{Monitor, QuicConfig, QuicTransport, TlsFiles};
+use raft_net_quic::{Limits, Monitor, QuicConfig, QuicTransport, TlsFiles};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -43,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) origin: Option<Origin>,
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat_interval: Duration,
+    /// In MiB a second.
+    pub(crate) snapshot_rate: Option<NonZeroU32>,
     pub(crate) join_timeout: Duration,
     pub(crate) exit_with_parent: bool,
 }
@@ -119,8 +122,10 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
     let mut dir = DataDir::open(&settings.data_dir).map_err(faults::of_directory)?;
     let begin = begin(settings, &dir, &authority, runtime)?;
     let door = Arc::new(Door::new(settings.node));
+    let snapshot_send_rate = settings.snapshot_rate.map(|mib| u64::from(mib.get()) << 20);
     let config = QuicConfig {
         idle_timeout: settings.election_timeout,
+        limits: Limits { snapshot_send_rate, ..Limits::default() },
         ..QuicConfig::new(settings.listen, begin.identity, tls, dir.path().join("incoming"))
     };
     let transport = QuicTransport::bind(runtime.handle().clone(), config, Arc::clone(&door) as _)

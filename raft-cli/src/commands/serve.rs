@@ -45,6 +45,7 @@ fn settings(args: ServeArgs, file: ConfigFile, global: &Global) -> Result<Settin
             .heartbeat_interval
             .or(file.heartbeat_interval)
             .unwrap_or(Duration::from_millis(100)),
+        snapshot_rate: args.snapshot_rate.or(file.snapshot_rate),
         join_timeout: global.timeout,
         exit_with_parent: args.exit_with_parent,
     };
