@@ -16,7 +16,8 @@ use raft_core::NodeId;
 use crate::bench::Workload;
 use crate::failure::Failure;
 use crate::kv_args::{
-    CompactArgs, DelArgs, LeaseCommand, PutArgs, RangeArgs, SessionCommand, TxnArgs, WatchArgs,
+    CompactArgs, DelArgs, ElectArgs, LeaseCommand, LockArgs, PutArgs, RangeArgs, SessionCommand,
+    TxnArgs, UnlockArgs, WatchArgs,
 };
 
 /// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
@@ -127,6 +128,16 @@ pub(crate) enum Command {
     /// line for each piece: whole revisions, and through which revision that is all.
     #[command(after_help = WATCH_EXAMPLES)]
     Watch(WatchArgs),
+    /// Hold a lock while a command runs, or until Ctrl-C. At most one holds it at a time.
+    ///
+    /// Exit code 3 if it was lost, because no node was reached for as long as the lease lives.
+    #[command(after_help = LOCK_EXAMPLES)]
+    Lock(LockArgs),
+    /// Be elected, and stay so until Ctrl-C; or show who is.
+    #[command(
+        after_help = "Examples:\n  raft elect scheduler host-1\n  raft elect scheduler --listen"
+    )]
+    Elect(ElectArgs),
     /// Keys that go when nobody keeps them.
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -186,6 +197,12 @@ pub(crate) enum Request {
     Txn(TxnArgs),
     /// Wait for what happens to a key, or a range of keys.
     Watch(WatchArgs),
+    /// Wait for a lock, and hold it until `unlock` or the end of the shell.
+    Lock(LockArgs),
+    /// Wait to be elected, and stay so until `unlock` or the end of the shell; or show who is.
+    Elect(ElectArgs),
+    /// Give up a lock, or what one was elected to.
+    Unlock(UnlockArgs),
     /// Keys that go when nobody keeps them.
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -476,6 +493,11 @@ Examples:
   raft watch colour
   raft watch user/ --prefix --rev 100 --prev-kv -o json
   raft watch lock --filter put --count 1";
+
+const LOCK_EXAMPLES: &str = "\
+Examples:
+  raft lock backup
+  raft lock backup --ttl 30s --wait 10s ./backup.sh --full";
 
 const RANGE_EXAMPLES: &str = "\
 Examples:

@@ -1,10 +1,14 @@
 //! A client's connection to a cluster, and how its errors become ours.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use raft_kv::client::{Client, ClientError};
+use raft_kv::recipes::Lock;
 use raft_net_quic::{ClientLimits, QuicClient, TlsFiles};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::args::Global;
 use crate::channel::StoreChannel;
@@ -16,6 +20,8 @@ use crate::founding::checked_address;
 pub(crate) struct Session {
     quic: QuicClient,
     client: Client<StoreChannel>,
+    /// The locks that a shell holds, by name.
+    held: Mutex<BTreeMap<Bytes, Lock<StoreChannel>>>,
 }
 
 impl Session {
@@ -44,20 +50,30 @@ impl Session {
         let quic = QuicClient::new(&client_tls(tls), limits);
         let quic = quic.map_err(|error| faults::of_certificates(&error))?;
         let client = Client::new(StoreChannel::new(quic.clone()), endpoints, global.timeout);
-        Ok(Self { quic, client })
+        Ok(Self { quic, client, held: Mutex::default() })
     }
 
     pub(crate) fn client(&self) -> &Client<StoreChannel> {
         &self.client
     }
 
+    /// The locks that are held beyond one request.
+    pub(crate) async fn held(&self) -> MutexGuard<'_, BTreeMap<Bytes, Lock<StoreChannel>>> {
+        self.held.lock().await
+    }
+
     /// Says goodbye, so that the nodes need not find out by a timeout. The word is sent at once;
     /// whether it has arrived is not worth the user's time.
     pub(crate) async fn close(&self) {
+        for (_, lock) in std::mem::take(&mut *self.held().await) {
+            // If that does not come through, the lock goes when its lease ends.
+            let _ = tokio::time::timeout(RELEASE, lock.release()).await;
+        }
         let _ = tokio::time::timeout(FAREWELL, self.quic.close()).await;
     }
 }
 
+const RELEASE: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_millis(5);
 
 /// The files of a client in the directory that `raft tls init` has made.

@@ -1,7 +1,9 @@
 //! What requests to the store are told on a command line, in the words of etcdctl; and what that
 //! means to the store. A line of a transaction is read the same way.
 
+use std::ffi::OsString;
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
@@ -148,7 +150,50 @@ pub(crate) struct WatchArgs {
     pub(crate) count: Option<u64>,
     /// When nothing has happened for so long, say how far the watch has come (with `-o json`).
     #[arg(long, value_name = "TIME", value_parser = crate::args::duration)]
-    pub(crate) progress: Option<std::time::Duration>,
+    pub(crate) progress: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LockArgs {
+    /// The name of the lock. It uses the keys under NAME and a slash.
+    #[arg(value_parser = any_bytes())]
+    pub(crate) name: Bytes,
+    /// A command to run while the lock is held, and its words; its exit code becomes ours. It finds
+    /// the key and a token that grows with each holder in RAFT_LOCK_KEY and RAFT_LOCK_TOKEN.
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    /// Who is not heard of for so long has lost it.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::args::duration)]
+    pub(crate) ttl: Duration,
+    /// Wait no longer than this for it.
+    #[arg(long, value_name = "TIME", value_parser = crate::args::duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ElectArgs {
+    /// The name of the election. It uses the keys under NAME and a slash.
+    #[arg(value_parser = any_bytes())]
+    pub(crate) name: Bytes,
+    /// What to say once elected.
+    #[arg(value_parser = any_bytes(), conflicts_with = "listen")]
+    pub(crate) proposal: Option<Bytes>,
+    /// Do not take part, but show who is elected.
+    #[arg(long, short)]
+    pub(crate) listen: bool,
+    /// Who is not heard of for so long is elected no more.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = crate::args::duration)]
+    pub(crate) ttl: Duration,
+    /// Wait no longer than this to be elected.
+    #[arg(long, value_name = "TIME", value_parser = crate::args::duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UnlockArgs {
+    /// The name of the lock or election.
+    #[arg(value_parser = any_bytes())]
+    pub(crate) name: Bytes,
 }
 
 /// A kind of event.

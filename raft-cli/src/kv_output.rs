@@ -1,9 +1,10 @@
 //! How answers of the store are printed. The names in the JSON are etcd's.
 
+use bytes::Bytes;
 use comfy_table::Table;
 use raft_kv::{
-    DeleteOutcome, Event, EventKind, KeyValue, LeaseOutcome, LeaseStatus, OpOutcome, PutOutcome,
-    RangeOutcome, RangeReply, SessionStatus, TxnOutcome, Watched,
+    DeleteOutcome, Event, EventKind, KeyValue, LeaseId, LeaseOutcome, LeaseStatus, OpOutcome,
+    PutOutcome, RangeOutcome, RangeReply, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
 
@@ -78,6 +79,18 @@ fn event(event: &Event) -> Value {
         fields["prev_kv"] = kv(previous);
     }
     fields
+}
+
+pub(crate) fn held(key: &Bytes, token: u64, lease: LeaseId) -> Value {
+    let mut fields = Map::new();
+    put_bytes(&mut fields, "key", key);
+    fields.extend([("token".to_owned(), token.into()), ("lease".to_owned(), lease.0.get().into())]);
+    Value::Object(fields)
+}
+
+/// Who is elected, for people.
+pub(crate) fn elected_line(kv: &KeyValue) -> String {
+    format!("{}  {}", shown(&kv.key), shown(&kv.value))
 }
 
 /// An event for people.

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use comfy_table::{ContentArrangement, Table, presets};
 use raft_kv::{
-    CompactOutcome, DeleteOutcome, KeyValue, LeaseOutcome, LeaseStatus, Listing, PutOutcome,
-    RangeReply, Revision, SessionStatus, TxnOutcome, Watched,
+    CompactOutcome, DeleteOutcome, KeyValue, LeaseId, LeaseOutcome, LeaseStatus, Listing,
+    PutOutcome, RangeReply, Revision, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
 
@@ -31,6 +31,8 @@ pub(crate) enum Reply {
     Del(DeleteOutcome),
     Txn(TxnOutcome),
     Watched(Watched),
+    Held { key: Bytes, token: u64, lease: LeaseId },
+    Elected(KeyValue),
     Compact(CompactOutcome),
     Lease(LeaseOutcome),
     LeaseStatus(LeaseStatus),
@@ -78,6 +80,8 @@ impl Reply {
             Self::Del(delete) => kv_output::delete(delete),
             Self::Txn(txn) => kv_output::txn(txn),
             Self::Watched(said) => kv_output::watched(said),
+            Self::Held { key, token, lease } => kv_output::held(key, *token, *lease),
+            Self::Elected(kv) => kv_output::kv(kv),
             Self::Compact(compact) => {
                 json!({ "revision": compact.revision.0, "compact_revision": compact.compacted.0 })
             }
@@ -104,6 +108,11 @@ impl Reply {
             Self::Del(delete) => kv_output::delete_table(delete),
             Self::Txn(txn) => kv_output::txn_table(txn),
             Self::Watched(said) => kv_output::events_table(said),
+            Self::Held { key, token, lease } => {
+                let row = vec![shown(key), token.to_string(), lease.to_string()];
+                table(&["KEY", "TOKEN", "LEASE"], [row])
+            }
+            Self::Elected(kv) => kv_output::kv_table([kv]),
             Self::Compact(compact) => table(
                 &["REVISION", "COMPACTED TO"],
                 [vec![compact.revision.to_string(), compact.compacted.to_string()]],

@@ -9,7 +9,7 @@
 //! - [`Service`] answers clients in the name of a node; [`api`] is what they say to each other.
 //! - [`Watch`] tells a client what happens to some keys, in order and without a gap.
 //! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic
-//!   over a channel that carries bytes.
+//!   over a channel that carries bytes. [`recipes`] are what can be built with it: locks, elections.
 
 pub mod api;
 mod apply;
@@ -28,6 +28,7 @@ mod pool;
 mod proposal;
 mod range;
 mod reader;
+pub mod recipes;
 mod record;
 mod scan;
 mod service;

@@ -5,88 +5,20 @@
 
 mod support;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use bytes::Bytes;
 use proptest::prelude::*;
 use raft_kv::api::{ErrorReply, Rejection, Reply, Request};
-use raft_kv::client::{
-    Channel, ChannelError, Client, ClientError, NotSentKind, Replies, WatchChannel, Watching,
-};
+use raft_kv::client::{Client, ClientError, Watching};
 use raft_kv::{
-    DeleteRange, Event, EventFilter, EventKind, KeyRange, KvConfig, Put, Revision, Service, Txn,
-    TxnOp, WatchRequest, Watched,
+    DeleteRange, Event, EventFilter, EventKind, KeyRange, KvConfig, Put, Revision, Txn, TxnOp,
+    WatchRequest, Watched,
 };
 use support::config;
+use support::direct::Direct;
 use support::running::Running;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
-
-/// The service of a node as a channel without a network. A line breaks after as many replies as the
-/// next number says, if there is one.
-#[derive(Clone)]
-struct Direct {
-    service: Service,
-    breaks: Arc<Mutex<VecDeque<u32>>>,
-    lines: Arc<AtomicU32>,
-}
-
-impl Direct {
-    fn new(service: &Service, breaks: impl IntoIterator<Item = u32>) -> Self {
-        let breaks = Arc::new(Mutex::new(breaks.into_iter().collect()));
-        Self { service: service.clone(), breaks, lines: Arc::default() }
-    }
-}
-
-impl Channel for Direct {
-    async fn call(&self, _: &str, request: Bytes, _: Instant) -> Result<Bytes, ChannelError> {
-        let (send, reply) = tokio::sync::oneshot::channel();
-        self.service.call(request, move |bytes| drop(send.send(bytes)));
-        reply.await.map_err(|_| ChannelError::Lost { message: "no reply".to_owned() })
-    }
-}
-
-struct Line {
-    replies: mpsc::Receiver<Bytes>,
-    left: Option<u32>,
-}
-
-impl WatchChannel for Direct {
-    type Replies = Line;
-
-    async fn subscribe(&self, _: &str, request: Bytes, _: Instant) -> Result<Line, ChannelError> {
-        let left = self.breaks.lock().unwrap().pop_front();
-        if left == Some(0) {
-            let (kind, message) = (NotSentKind::Unreachable, "not now".to_owned());
-            return Err(ChannelError::NotSent { kind, message });
-        }
-        self.lines.fetch_add(1, Ordering::Relaxed);
-        let (send, replies) = mpsc::channel(1);
-        let mut watch = self.service.watch(&request);
-        tokio::spawn(async move {
-            while let Some(reply) = watch.next().await {
-                if send.send(reply).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Line { replies, left })
-    }
-}
-
-impl Replies for Line {
-    async fn next(&mut self) -> Result<Option<Bytes>, ChannelError> {
-        match &mut self.left {
-            Some(0) => return Err(ChannelError::Lost { message: "it broke".to_owned() }),
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        Ok(self.replies.recv().await)
-    }
-}
 
 struct Scene {
     running: Running,

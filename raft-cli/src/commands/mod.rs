@@ -7,6 +7,7 @@ mod completion;
 mod del;
 mod demo;
 mod lease;
+mod lock;
 mod log;
 mod put;
 mod range;
@@ -42,6 +43,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Del(_)
         | Command::Txn(_)
         | Command::Watch(_)
+        | Command::Lock(_)
+        | Command::Elect(_)
         | Command::Lease(_)
         | Command::Session(_)
         | Command::Compact(_)
@@ -65,6 +68,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Del(args) => once(&global, &Request::Del(args)),
         Command::Txn(args) => once(&global, &Request::Txn(txn::from_stdin(args)?)),
         Command::Watch(args) => watch::run(&global, &args),
+        Command::Lock(args) => lock::run(&global, &args),
+        Command::Elect(args) => lock::elect(&global, &args),
         Command::Lease(what) => once(&global, &Request::Lease(what)),
         Command::Session(what) => once(&global, &Request::Session(what)),
         Command::Compact(args) => once(&global, &Request::Compact(args)),
@@ -98,6 +103,9 @@ async fn answer(session: &Session, request: &Request) -> Result<Reply, Failure> 
         Request::Del(args) => del::request(session, args).await,
         Request::Txn(args) => txn::request(session, args).await,
         Request::Watch(args) => watch::request(session, args).await,
+        Request::Lock(args) => lock::request(session, args).await,
+        Request::Elect(args) => lock::elect_request(session, args).await,
+        Request::Unlock(args) => lock::unlock(session, args).await,
         Request::Lease(what) => lease::request(session, what).await,
         Request::Session(what) => session::request(session, what).await,
         Request::Compact(args) => compact::request(session, args).await,

@@ -23,7 +23,9 @@ pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
     let runtime = terminal::runtime(1)?;
     let session = runtime.block_on(async { Session::open(global) })?;
     let shell = Shell { runtime, session };
-    if io::stdin().is_terminal() { shell.talk(global.output) } else { shell.serve() }
+    let done = if io::stdin().is_terminal() { shell.talk(global.output) } else { shell.serve() };
+    shell.runtime.block_on(shell.session.close());
+    done
 }
 
 struct Shell {
@@ -168,6 +170,7 @@ range KEY [END]       read several (--prefix, --limit N, --keys-only, --sort-by 
 del KEY [END]         remove it, or several (--prefix, --prev-kv)
 txn {JSON}            do several things as one: {\"compare\":[..],\"then\":[..],\"else\":[..]}
 watch KEY [END]       wait for what happens to it (--prefix, --rev N, --count N, --prev-kv)
+lock NAME             wait for a lock, and hold it; also elect NAME VALUE; unlock NAME gives it up
 lease grant TTL       keys that go when nobody keeps them; also revoke, keep-alive, timetolive, list
 session list          what makes a write run once; also open, keep-alive, close
 compact REVISION      give up the history before a revision

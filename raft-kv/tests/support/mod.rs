@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod direct;
 pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod running;
