@@ -69,11 +69,6 @@ impl Contents {
 }
 
 impl Material {
-    /// Reads and checks the files.
-    pub(crate) fn load(files: &TlsFiles) -> Result<Self, NetError> {
-        Self::of(files, &Contents::read(files)?)
-    }
-
     /// Checks what is in the files.
     pub(crate) fn of(files: &TlsFiles, contents: &Contents) -> Result<Self, NetError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());

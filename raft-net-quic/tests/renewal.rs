@@ -8,11 +8,11 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use quinn::ConnectionError;
 use raft_core::{Arrival, Sent, Transport};
-use raft_net_quic::{QuicConfig, TlsFiles, node_name};
+use raft_net_quic::{ClientLimits, QuicClient, QuicConfig, TlsFiles, node_name};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
@@ -20,7 +20,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber, span};
 
 use common::raw::{CLIENT, Hello, PEER, Raw, VERSION, frame};
-use common::{Authority, Node, Validity, config, identity, node, runtime, until};
+use common::{Authority, Node, PATIENCE, Validity, config, identity, node, runtime, until};
 
 /// Looks at its files all the time.
 fn watchful(authority: &Authority, id: u64) -> QuicConfig {
@@ -139,6 +139,28 @@ async fn shows(tls: &TlsFiles, target: &Node, files: &TlsFiles) -> bool {
     let chain = raw.connection.peer_identity().unwrap();
     let chain = chain.downcast::<Vec<CertificateDer<'static>>>().unwrap();
     chain[0] == in_file(&files.certificate)
+}
+
+/// A client that runs for years sees its own certificate end, too.
+#[test]
+fn a_client_takes_up_new_certificates_when_it_connects() {
+    let (runtime, old, new) = (runtime(), Authority::new(), Authority::new());
+    let files = old.client();
+    let client = QuicClient::new(&files, ClientLimits::default()).unwrap();
+    let server = |target: &Node| {
+        let (endpoint, deadline) = (target.address.to_string(), Instant::now() + PATIENCE);
+        runtime.block_on(client.server(&endpoint, deadline))
+    };
+    let before = Node::start(&runtime, config(&old, 1));
+    assert_eq!(server(&before).unwrap(), identity(1));
+    let after = Node::start(&runtime, config(&new, 1));
+    assert!(server(&after).is_err(), "it believes an authority that it does not know");
+
+    fs::copy(new.dir.path().join("ca.pem"), &files.ca).unwrap();
+    assert!(server(&after).is_err(), "half of the files is not enough");
+    replace(&new.client(), &files);
+    assert_eq!(server(&after).unwrap(), identity(1));
+    assert_eq!(server(&before).unwrap(), identity(1), "the connection that was there stays");
 }
 
 #[test]

@@ -25,10 +25,13 @@ use crate::endpoint;
 use crate::error::{CallError, ConnectError, LossCause, NetError};
 use crate::frame::FrameReader;
 use crate::shared::lock;
-use crate::tls::Material;
+use crate::tls::{Contents, Material};
 
 /// Calls nodes. Keeps one connection to each endpoint, on which any number of calls are under way
 /// at the same time, and connects again when it is lost.
+///
+/// Certificates are read again for each connection that is made, so they can be replaced while it
+/// is in use.
 ///
 /// Cloning gives another handle to the same connections. They belong to the runtime of the first
 /// call.
@@ -38,7 +41,9 @@ pub struct QuicClient {
 }
 
 struct Inner {
-    config: ClientConfig,
+    tls: TlsFiles,
+    /// What was in the files, and what came of it.
+    config: Mutex<(Contents, ClientConfig)>,
     limits: ClientLimits,
     state: Mutex<State>,
 }
@@ -91,8 +96,10 @@ impl QuicClient {
     ///
     /// See [`NetError`]: a file is missing or unfit.
     pub fn new(tls: &TlsFiles, limits: ClientLimits) -> Result<Self, NetError> {
-        let config = endpoint::client_config(&limits, &Material::load(tls)?)?;
-        Ok(Self { inner: Arc::new(Inner { config, limits, state: Mutex::default() }) })
+        let contents = Contents::read(tls)?;
+        let config = endpoint::client_config(&limits, &Material::of(tls, &contents)?)?;
+        let (tls, config) = (tls.clone(), Mutex::new((contents, config)));
+        Ok(Self { inner: Arc::new(Inner { tls, config, limits, state: Mutex::default() }) })
     }
 
     /// Sends `request` to the node at `endpoint` (`host:port`) and waits for its reply.
@@ -247,18 +254,35 @@ async fn dial_any(inner: &Arc<Inner>, endpoint: &str) -> Connected {
     }
 }
 
-async fn dial(inner: &Inner, address: SocketAddr) -> Connected {
+async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Connected {
     let failed = |detail: String| ConnectError::Failed { detail };
+    let reading = Arc::clone(inner);
+    let config = tokio::task::spawn_blocking(move || reading.config()).await;
+    let config = config.map_err(|error| failed(error.to_string()))?;
     let endpoint = inner.endpoint(address).map_err(|error| failed(error.to_string()))?;
     // The name is not verified, see `tls::AnyNode`; it has to be one.
     let connecting = endpoint
-        .connect_with(inner.config.clone(), address, "any-node.raft")
+        .connect_with(config, address, "any-node.raft")
         .map_err(|error| failed(error.to_string()))?;
     let connection = connecting.await.map_err(|error| ConnectError::of(&error))?;
     Channel::open(connection, &inner.limits).await
 }
 
 impl Inner {
+    /// How to dial: with the certificates that are in the files now. If they cannot be used, or are
+    /// being replaced at this moment, with those that could be used last.
+    fn config(&self) -> ClientConfig {
+        let mut used = lock(&self.config);
+        if let Ok(contents) = Contents::read(&self.tls)
+            && contents != used.0
+            && let Ok(material) = Material::of(&self.tls, &contents)
+            && let Ok(config) = endpoint::client_config(&self.limits, &material)
+        {
+            *used = (contents, config);
+        }
+        used.1.clone()
+    }
+
     /// The socket for addresses like `address`.
     fn endpoint(&self, address: SocketAddr) -> io::Result<Endpoint> {
         let mut state = lock(&self.state);
