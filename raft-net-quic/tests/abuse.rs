@@ -16,6 +16,7 @@ use raft_core::Message;
 use raft_net_quic::{ClientLimits, QuicClient, QuicConfig, Responder, node_name};
 use tokio::runtime::Runtime;
 
+use common::log::Warnings;
 use common::raw::{CLIENT, Hello, PEER, Raw, frame};
 use common::{
     Authority, Node, PATIENCE, Service, Validity, any_port, config, identity, node, runtime, until,
@@ -181,4 +182,26 @@ fn a_certificate_out_of_its_time_is_refused_by_the_node() {
         assert_eq!(u64::from(close.error_code), 0x100 + 45, "certificate_expired: {closed}");
     }
     assert!(target.arrivals.try_recv().is_err(), "nothing of it reaches the node");
+}
+
+/// Who keeps coming with nonsense fills no disk: one line says who it was and what was wrong, and the next one,
+/// seconds later, how many were left out.
+#[test]
+fn one_line_tells_who_misbehaves_and_how() {
+    let log = Warnings::keep();
+    let (runtime, authority) = (runtime(), Authority::new());
+    let target = target(&runtime, &authority);
+    let request = [&7_u64.to_le_bytes()[..], &[77]].concat();
+    let started = Instant::now();
+    for _ in 0..20 {
+        runtime.block_on(async {
+            let raw = Raw::connect(&authority.client(), CLIENT, target.address, 1).await;
+            let (_send, _recv) = raw.calls(&frame(&request)).await;
+            assert!(raw.refusal().await.1.contains("unknown kind 77"));
+        });
+    }
+    let lines = log.with("unknown kind 77");
+    let most = 1 + started.elapsed().as_secs() / 5;
+    assert!((1..=most).contains(&(lines.len() as u64)), "{lines:?}");
+    assert!(lines[0].contains("from=127.0.0.1:") && lines[0].contains("suppressed=0"), "{lines:?}");
 }

@@ -7,7 +7,6 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
 use quinn::ConnectionError;
@@ -16,9 +15,8 @@ use raft_net_quic::{ClientLimits, QuicClient, QuicConfig, TlsFiles, node_name};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
-use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Metadata, Subscriber, span};
 
+use common::log::Warnings;
 use common::raw::{CLIENT, Hello, PEER, Raw, VERSION, frame};
 use common::{Authority, Node, PATIENCE, Validity, config, identity, node, runtime, until};
 
@@ -233,12 +231,8 @@ fn who_is_let_in_is_decided_anew_after_a_change() {
 /// From 30 days before, and after a renewal not any more.
 #[test]
 fn what_ends_soon_is_told_in_time() {
-    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    tracing::subscriber::set_global_default(Warnings(&LINES)).unwrap();
-    let warnings = || {
-        let lines = LINES.lock().unwrap();
-        lines.iter().filter(|line| line.contains("ends soon")).cloned().collect::<Vec<_>>()
-    };
+    let log = Warnings::keep();
+    let warnings = || log.with("ends soon");
     let (runtime, authority) = (runtime(), Authority::new());
     let names = [node_name(node(1))];
     let in_days =
@@ -265,37 +259,4 @@ fn what_ends_soon_is_told_in_time() {
     let told = warnings();
     assert_eq!(told.len(), 2, "once a day is enough: {told:?}");
     assert!(told[1].contains("days=28"), "{told:?}");
-}
-
-/// Keeps what is logged as a warning.
-struct Warnings(&'static Mutex<Vec<String>>);
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= Level::WARN
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        struct Line(String);
-        impl Visit for Line {
-            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                self.0 += &format!("{}={value:?} ", field.name());
-            }
-        }
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses another part of it")]
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+pub mod log;
 pub mod raw;
 
 use std::fs;
