@@ -48,8 +48,8 @@ pub(crate) fn client(any: SocketAddr) -> io::Result<Endpoint> {
 fn open(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     let buffers = SockRef::from(&socket);
-    // The usual 208 KiB overflow as soon as datagrams are large or connections many, and each loss
-    // costs a pause. Systems cap it at what the operator allows, and it works without.
+    // For many connections that send at once; between two nodes the usual 208 KiB did as well. A
+    // system caps it at what the operator allows, and it works without.
     let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
     let _ = buffers.set_send_buffer_size(SOCKET_BUFFER_BYTES);
     Ok(socket)
