@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log bench-net power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-led
+.PHONY: help demo build test check bench-core bench-log bench-net bench-cluster profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,20 @@ bench-log: setup ## Measure the log beside the disk's limit and raft-engine (ARG
 bench-net: ## Measure the transport beside TLS on TCP and plain TCP, then calls of clients (ARGS=ping|256|4096|65536)
 	$(CARGO) run --release --manifest-path raft-net-quic/benches/versus/Cargo.toml --locked -- $(ARGS)
 	$(CARGO) run --release -p raft-net-quic --example bench_net --locked
+
+# etcd's client is made with protoc. Its features would compile RocksDB again, so the one of the ordinary
+# build is linked.
+WITH_ETCD = $(CARGO_TARGET_DIR)/with-etcd
+
+bench-cluster: build ## Measure three nodes beside three of etcd, on this machine (ARGS="--rounds 3 --only put")
+	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler libprotobuf-dev" >&2; exit 1; }
+	ROCKSDB_STATIC=1 CARGO_TARGET_DIR="$(WITH_ETCD)" \
+	ROCKSDB_LIB_DIR="$$(dirname "$$(ls -t "$(CARGO_TARGET_DIR)"/release/build/librocksdb-sys-*/out/librocksdb.a | head -1)")" \
+		$(CARGO) build --release --locked --package raft-cli --features etcd
+	"$(CARGO_TARGET_DIR)/release/bench_cluster" --raft "$(WITH_ETCD)/release/raft" $(ARGS)
+
+profile: build ## Show what each stage of a write costs, on the leader and on a follower
+	"$(CARGO_TARGET_DIR)/release/bench_cluster" --raft "$(CARGO_TARGET_DIR)/release/raft" --stages $(ARGS)
 
 power-cuts: build ## Cut the power 200 times under a log on a real file system (Linux, root)
 	command -v xfs_io >/dev/null || apt-get install --yes --no-install-recommends xfsprogs

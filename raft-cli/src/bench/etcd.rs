@@ -17,7 +17,7 @@ use super::target::Found;
 use crate::failure::{Failure, Kind};
 
 /// One HTTP/2 connection to the leader, and one to another node once it is asked.
-pub(super) struct EtcdConnection {
+pub(crate) struct EtcdConnection {
     addresses: Vec<String>,
     timeout: Duration,
     /// Who is asked for writes and linearizable reads. Replaced when it fails.

@@ -1,0 +1,154 @@
+//! What is measured of a cluster.
+
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::system::{System, done};
+use crate::usage::{Usage, resident_mib};
+
+/// A load that is put on both.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) name: &'static str,
+    words: &'static [&'static str],
+}
+
+/// What one run of a cell came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    pub(crate) ops_per_s: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
+    /// Processor time of all nodes for each operation, in microseconds.
+    pub(crate) cpu_us: f64,
+    /// Bytes that went to the disk for each operation.
+    pub(crate) written_bytes: f64,
+    /// How often a thread of a node went to sleep, for each operation.
+    pub(crate) switches: f64,
+    pub(crate) errors: f64,
+}
+
+/// What a restart with many keys came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Restart {
+    /// From the start of all processes until a write was acknowledged.
+    pub(crate) first_write_s: f64,
+    /// Of all nodes, before they were killed.
+    pub(crate) resident_mib: f64,
+}
+
+/// "Multiplexed" is one connection for all clients, "spread" a hundred.
+pub(crate) const CELLS: [Cell; 14] = [
+    Cell { name: "put 1", words: &["put", "--clients", "1"] },
+    Cell { name: "put 16", words: &["put", "--clients", "16"] },
+    Cell { name: "put 64", words: &["put", "--clients", "64"] },
+    Cell { name: "put 256", words: &["put", "--clients", "256"] },
+    Cell { name: "put 1000", words: &["put", "--clients", "1000"] },
+    Cell { name: "put 256 spread", words: &["put", "--clients", "256", "--connections", "100"] },
+    Cell { name: "put 1000 spread", words: &["put", "--clients", "1000", "--connections", "100"] },
+    Cell { name: "get 1", words: &["get", "--clients", "1"] },
+    Cell { name: "get 256", words: &["get", "--clients", "256"] },
+    Cell { name: "get 256 spread", words: &["get", "--clients", "256", "--connections", "100"] },
+    Cell { name: "stale get 256", words: &["get", "--clients", "256", "--stale"] },
+    Cell { name: "mixed 90/10 64", words: &["mixed", "--clients", "64"] },
+    Cell { name: "range of 100, 16", words: &["range", "--clients", "16"] },
+    Cell { name: "txn 64", words: &["txn", "--clients", "64"] },
+];
+
+impl Cell {
+    pub(crate) fn is_chosen(&self, only: Option<&str>) -> bool {
+        only.is_none_or(|prefix| self.name.starts_with(prefix))
+    }
+
+    pub(crate) fn measure(&self, system: &System, seconds: u32) -> Result<Figures, String> {
+        if self.words[0] != "put" {
+            // Whatever has to be filled is filled here, so that it is not measured.
+            done(&mut system.bench(&[self.words[0], "--duration", "100ms"]))?;
+        }
+        // What the cell before has left to do is not this one's.
+        thread::sleep(SETTLE);
+        let nodes = system.processes();
+        let before = Usage::of(&nodes, system.dir());
+        let duration = format!("{seconds}s");
+        let words = [self.words, &["--duration", &duration]].concat();
+        let found = load(system, &words)?;
+        let used = Usage::of(&nodes, system.dir()) - before;
+        let number = |field: &str| found[field].as_f64().unwrap_or(f64::NAN);
+        let ops = number("ops");
+        Ok(Figures {
+            ops_per_s: number("ops_per_s"),
+            p50_us: number("p50_us"),
+            p99_us: number("p99_us"),
+            p999_us: number("p999_us"),
+            cpu_us: used.cpu_s * 1e6 / ops,
+            written_bytes: used.written_bytes / ops,
+            switches: used.switches / ops,
+            errors: number("errors"),
+        })
+    }
+}
+
+impl Figures {
+    pub(crate) fn line(&self) -> String {
+        format!(
+            "{:>9.0}/s  p50 {:>7.0} us  p99 {:>8.0} us  {:>7.1} us CPU, {:>6.0} B, {:>5.1} switches \
+             an operation{}",
+            self.ops_per_s,
+            self.p50_us,
+            self.p99_us,
+            self.cpu_us,
+            self.written_bytes,
+            self.switches,
+            if self.errors > 0.0 { format!("  {} errors", self.errors) } else { String::new() }
+        )
+    }
+}
+
+/// Runs `raft bench` and gives what it tells.
+pub(crate) fn load(system: &System, words: &[&str]) -> Result<Value, String> {
+    let output = done(&mut system.bench(words))?;
+    serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("raft bench says something else than JSON: {error}"))
+}
+
+/// Kills the leader under load with SIGKILL, and starts it again. Gives the longest that any client
+/// waited for a write, in milliseconds.
+pub(crate) fn outage(system: &mut System) -> Result<f64, String> {
+    let leader = system.leader()?;
+    let mut bench = system.bench(&["put", "--clients", "4", "--duration", "5s"]);
+    let running = bench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let running = running.map_err(|error| format!("cannot start raft bench: {error}"))?;
+    thread::sleep(Duration::from_secs(2));
+    system.kill(leader);
+    let output = running.wait_with_output().map_err(|error| format!("raft bench: {error}"))?;
+    system.launch(leader)?;
+    thread::sleep(Duration::from_secs(2));
+    let found: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
+        format!("raft bench: {error}: {}", String::from_utf8_lossy(&output.stderr))
+    })?;
+    Ok(found["max_us"].as_f64().unwrap_or(f64::NAN) / 1e3)
+}
+
+/// Fills a cluster, kills all of it with SIGKILL, and starts it again.
+pub(crate) fn restart(mut system: System, keys: u64) -> Result<Restart, String> {
+    let keys = keys.to_string();
+    done(&mut system.bench(&["get", "--keys", &keys, "--duration", "100ms"]))?;
+    let resident_mib = resident_mib(&system.processes());
+    system.kill_all();
+    for node in 0..3 {
+        system.launch(node)?;
+    }
+    let first_write_s = system.await_write(Duration::from_secs(120))?.as_secs_f64();
+    eprintln!(
+        "  {} with {keys} keys: first write {first_write_s:.2} s after kill -9 of all, \
+         {resident_mib:.0} MiB",
+        system.kind.name()
+    );
+    Ok(Restart { first_write_s, resident_mib })
+}
+
+const SETTLE: Duration = Duration::from_secs(1);

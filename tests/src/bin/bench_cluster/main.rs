@@ -1,0 +1,141 @@
+//! Three nodes of ours beside three of etcd: the same load on both, in turns, on one machine.
+//!
+//! A round runs every cell on a fresh cluster of the one and then of the other, never both at once,
+//! and the next round the other way round. What is told are medians over the rounds, the least and
+//! the most, and ratios. The load is `raft bench` for both.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command")]
+
+mod cells;
+mod report;
+mod stages;
+mod system;
+mod usage;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cells::{CELLS, Cell};
+use crate::report::Report;
+use crate::system::{Kind, System};
+
+/// Measures a cluster of ours beside one of etcd.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// How many seconds each cell takes.
+    #[arg(long, default_value_t = 5)]
+    seconds: u32,
+    /// Measure only the cells whose name begins with this, and nothing else.
+    #[arg(long)]
+    only: Option<String>,
+    /// How often a leader is killed.
+    #[arg(long, default_value_t = 10)]
+    kills: usize,
+    /// With how many keys all nodes are killed and started again.
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// Measure only our own cluster.
+    #[arg(long)]
+    alone: bool,
+    /// Show where the processor time of our writes goes, and measure nothing else.
+    #[arg(long)]
+    stages: bool,
+    /// Where the table, the figures and the picture go.
+    #[arg(long, default_value = "docs/performance")]
+    out: PathBuf,
+    /// The binary, built with the feature `etcd`.
+    #[arg(long)]
+    raft: PathBuf,
+    /// Where the nodes keep their data. The disk matters.
+    #[arg(long)]
+    data: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), String> {
+    let data = cli.data.clone().unwrap_or_else(std::env::temp_dir);
+    if cli.stages {
+        for clients in [1, 16, 64, 256, 1000] {
+            let system = System::start(Kind::Raft, &cli.raft, &data)?;
+            println!("{}", stages::table(&system, clients, cli.seconds)?);
+        }
+        return Ok(());
+    }
+    let mut kinds = vec![Kind::Raft];
+    if !cli.alone {
+        match system::etcd_version() {
+            Some(version) => {
+                eprintln!("beside {version}");
+                kinds.push(Kind::Etcd);
+            }
+            None => eprintln!(
+                "etcd is not installed, so there is nothing to compare with: apt-get install \
+                 etcd-server etcd-client"
+            ),
+        }
+    }
+    let cells: Vec<&Cell> =
+        CELLS.iter().filter(|cell| cell.is_chosen(cli.only.as_deref())).collect();
+    let mut report = Report::new(cli.seconds, cli.rounds, cli.keys);
+    for round in 0..cli.rounds {
+        for kind in in_turn(&kinds, round) {
+            eprintln!("round {} of {}: {}", round + 1, cli.rounds, kind.name());
+            let system = System::start(kind, &cli.raft, &data)?;
+            for cell in &cells {
+                let figures = cell.measure(&system, cli.seconds)?;
+                eprintln!("  {:<22} {}", cell.name, figures.line());
+                report.add(kind, cell.name, figures);
+            }
+        }
+    }
+    if cli.only.is_none() {
+        for kind in &kinds {
+            report.add_outages(*kind, outages(*kind, cli, &data)?);
+            report.add_restart(
+                *kind,
+                cells::restart(System::start(*kind, &cli.raft, &data)?, cli.keys)?,
+            );
+        }
+    }
+    let text = report.to_markdown();
+    println!("{text}");
+    let written = fs::create_dir_all(&cli.out)
+        .and_then(|()| fs::write(cli.out.join("cluster.md"), &text))
+        .and_then(|()| fs::write(cli.out.join("cluster.json"), report.to_json()))
+        .and_then(|()| fs::write(cli.out.join("cluster.svg"), report.to_svg()));
+    written.map_err(|error| format!("cannot write to {}: {error}", cli.out.display()))
+}
+
+fn outages(kind: Kind, cli: &Cli, data: &Path) -> Result<Vec<f64>, String> {
+    let mut system = System::start(kind, &cli.raft, data)?;
+    let mut outages = Vec::new();
+    for _ in 0..cli.kills {
+        outages.push(cells::outage(&mut system)?);
+    }
+    eprintln!("  {} outages after kill -9 (ms): {outages:.0?}", kind.name());
+    Ok(outages)
+}
+
+/// Whoever begins has a colder machine, so they take turns.
+fn in_turn(kinds: &[Kind], round: usize) -> Vec<Kind> {
+    let mut kinds = kinds.to_vec();
+    if round % 2 == 1 {
+        kinds.reverse();
+    }
+    kinds
+}
