@@ -312,6 +312,10 @@ pub(crate) struct ServeArgs {
     /// After this long without a leader a node campaigns [default: 1s].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) election_timeout: Option<Duration>,
+    /// Allow reads by the leader's lease, which ask nobody, and trust that no two clocks of the cluster
+    /// run apart by more than so many millionths. Alike on all nodes. Off by default.
+    #[arg(long, value_name = "PPM")]
+    pub(crate) lease_drift: Option<u32>,
     /// How often a leader shows that it lives [default: 100ms].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) heartbeat_interval: Option<Duration>,

@@ -31,6 +31,8 @@ pub(crate) struct ConfigFile {
     pub(crate) tls_dir: Option<PathBuf>,
     pub(crate) bootstrap: Option<String>,
     pub(crate) join: Option<String>,
+    #[serde(alias = "lease_drift")]
+    pub(crate) lease_drift: Option<u32>,
     #[serde(alias = "election_timeout", deserialize_with = "time")]
     pub(crate) election_timeout: Option<Duration>,
     #[serde(alias = "heartbeat_interval", deserialize_with = "time")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
+use raft_kv::api::ReadLevel;
 use raft_kv::{
     Content, DeleteRange, Field, Filter, KeyRange, LeaseId, Order, Put, RangeRequest, Revision,
     Sort, SortBy,
@@ -94,6 +95,34 @@ pub(crate) struct RangeArgs {
     /// Take the answer of whichever node is asked, without making sure that it is the latest.
     #[arg(long)]
     pub(crate) stale: bool,
+    /// How fresh the answer must be [default: linearizable].
+    #[arg(long, value_name = "LEVEL", ignore_case = true, conflicts_with = "stale")]
+    pub(crate) consistency: Option<Consistency>,
+    /// Take the answer of any node that has applied all but so many entries of what it knows to be
+    /// committed.
+    #[arg(long, value_name = "ENTRIES", conflicts_with_all = ["stale", "consistency"])]
+    pub(crate) max_lag: Option<u64>,
+    /// Take the answer of any node that sees what was written before so long ago.
+    #[arg(
+        long, value_name = "TIME", value_parser = crate::args::duration,
+        conflicts_with_all = ["stale", "consistency"]
+    )]
+    pub(crate) max_age: Option<Duration>,
+}
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Consistency {
+    /// Every write that was acknowledged before; the leader makes sure that it leads.
+    #[value(alias = "l")]
+    Linearizable,
+    /// The same, by the leader's lease: needs `raft serve --lease-drift`.
+    Lease,
+    /// The same, from whichever node is asked.
+    Follower,
+    /// What whichever node is asked has.
+    #[value(alias = "s", alias = "serializable")]
+    Stale,
 }
 
 /// By what an answer is ordered.
@@ -354,6 +383,26 @@ impl RangeArgs {
             content,
             sort: Sort { by, order },
             filter: self.filter(),
+        })
+    }
+
+    pub(crate) fn level(&self) -> Result<ReadLevel, Failure> {
+        if self.max_lag.is_some() || self.max_age.is_some() {
+            let ms = self.max_age.map(|age| u32::try_from(age.as_millis()));
+            let ms = ms.transpose().map_err(|_| {
+                Failure::usage(format!(
+                    "--max-age {:?} is too long; give 49 days at most",
+                    self.max_age
+                ))
+            })?;
+            return Ok(ReadLevel::Within { entries: self.max_lag, ms });
+        }
+        Ok(match self.consistency {
+            None if self.stale => ReadLevel::Stale,
+            None | Some(Consistency::Linearizable) => ReadLevel::Linearizable,
+            Some(Consistency::Lease) => ReadLevel::Lease,
+            Some(Consistency::Follower) => ReadLevel::Follower,
+            Some(Consistency::Stale) => ReadLevel::Stale,
         })
     }
 

@@ -44,6 +44,7 @@ pub(crate) struct Settings {
     pub(crate) origin: Option<Origin>,
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat_interval: Duration,
+    pub(crate) lease_drift: Option<u32>,
     /// In MiB a second.
     pub(crate) snapshot_rate: Option<NonZeroU32>,
     pub(crate) join_timeout: Duration,

@@ -178,6 +178,9 @@ fn range_args(value: Value) -> Result<RangeArgs, Failure> {
         min_create_rev: fields.number(&["min_create_revision", "min_create_rev"])?,
         max_create_rev: fields.number(&["max_create_revision", "max_create_rev"])?,
         stale: false,
+        consistency: None,
+        max_lag: None,
+        max_age: None,
     };
     fields.finish()?;
     Ok(args)

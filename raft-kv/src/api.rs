@@ -67,6 +67,19 @@ pub enum ReadLevel {
     /// It sees what the node that answers has applied. Any node can answer, even one without a
     /// leader.
     Stale,
+    /// As linearizable, as long as clocks keep within the bound that the nodes were told: a leader with a
+    /// lease asks nobody. Refused where no bound is set.
+    Lease,
+    /// As linearizable, and any node can answer: one that does not lead asks the leader how far to go,
+    /// which costs less than to read there.
+    Follower,
+    /// Stale within bounds. Any node can answer that is within all that are set.
+    Within {
+        /// It has applied all but so many of the entries that it knows to be committed.
+        entries: Option<u64>,
+        /// It sees every write that was acknowledged before so many milliseconds ago.
+        ms: Option<u32>,
+    },
 }
 
 /// What a node answers.
@@ -247,6 +260,8 @@ pub enum Rejection {
     NotInSession,
     /// There is a lease of that id already.
     LeaseExists,
+    /// Reads by lease are off.
+    LeasesOff,
 }
 
 impl Request {

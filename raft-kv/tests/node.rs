@@ -168,3 +168,38 @@ fn a_node_that_has_stopped_says_what_is_known() {
     let error = running.error(&get("k", ReadLevel::Linearizable));
     assert!(matches!(error, ErrorReply::Unavailable { .. }), "{error:?}");
 }
+
+/// Rule R6: nobody reads by a lease unless a bound on clocks is set.
+#[test]
+fn each_level_is_as_fresh_as_it_says() {
+    let running = Running::leading(config());
+    assert!(running.call(&put(b"k", "v")).body.is_ok());
+    let within = |entries, ms| ReadLevel::Within { entries, ms };
+    for level in [
+        ReadLevel::Linearizable,
+        ReadLevel::Follower,
+        ReadLevel::Stale,
+        within(None, None),
+        within(Some(0), None),
+        within(None, Some(60_000)),
+        within(Some(9), Some(0)),
+    ] {
+        let Ok(Answer::Range(found)) = running.call(&get("k", level)).body else {
+            panic!("{level:?}")
+        };
+        assert_eq!(&found.kvs[0].value[..], b"v", "{level:?}");
+    }
+    let error = running.error(&get("k", ReadLevel::Lease));
+    let ErrorReply::Rejected { kind, message } = error else { panic!("{error:?}") };
+    assert_eq!(kind, Rejection::LeasesOff, "{message}");
+
+    // One of three: it may have fallen behind by any time, but not by any number of known entries.
+    let alone = Running::start(3, config());
+    for level in [within(None, Some(60_000)), ReadLevel::Follower] {
+        assert!(matches!(
+            alone.error(&get("k", level)),
+            ErrorReply::Busy { .. } | ErrorReply::NotLeader { .. }
+        ));
+    }
+    assert!(alone.call(&get("k", within(Some(0), None))).body.is_ok());
+}

@@ -241,3 +241,42 @@ fn status_shows_a_node_that_is_gone() {
     assert_eq!((&row["reachable"], &row["role"]), (&json!(false), &Value::Null), "{row}");
     assert_eq!(row["address"], cluster.address(follower));
 }
+
+#[test]
+fn reads_are_as_fresh_as_they_are_asked_to_be() {
+    let extra = ["--lease-drift", "1000"].map(str::to_owned).into();
+    let mut cluster = Cluster::with(Options { nodes: 3, extra });
+    assert_eq!(cluster.raft(&["put", "k", "v"]).code, Some(0));
+    let levels: [&[&str]; 7] = [
+        &[],
+        &["--consistency", "lease"],
+        &["--consistency", "follower"],
+        &["--consistency", "l"],
+        &["--max-age", "1s"],
+        &["--max-age", "1ms"],
+        &["--max-age", "1s", "--max-lag", "0"],
+    ];
+    // Whichever node is asked first.
+    for id in cluster.ids() {
+        for level in levels {
+            let words = [&["get", "k"][..], level].concat();
+            let ran = cluster.raft_at(&[id], &words);
+            assert_eq!(ran.code, Some(0), "{words:?} at {id}: {ran:?}");
+            assert_eq!(ran.json()["value"], "v");
+        }
+    }
+    let left = cluster.follower();
+    cluster.settle();
+    let dead: Vec<_> = cluster.ids().into_iter().filter(|id| *id != left).collect();
+    dead.into_iter().for_each(|id| cluster.kill(id));
+    let get = |words: &[&str]| {
+        cluster.raft_at(&[left], &[&["get", "k", "--timeout", "500ms"][..], words].concat())
+    };
+    for level in [&["--stale"][..], &["--consistency", "s"], &["--max-lag", "0"]] {
+        assert_eq!(get(level).code, Some(0), "{level:?}");
+    }
+    for level in [&["--max-age", "1ms"][..], &["--consistency", "follower"]] {
+        assert_eq!(get(level).code, Some(3), "{level:?}");
+    }
+    cluster.raft(&["get", "k", "--stale", "--max-lag", "1"]).assert_refused(2, &["--stale"]);
+}

@@ -113,14 +113,14 @@ impl EtcdConnection {
         level: ReadLevel,
     ) -> Result<GetResponse, Failure> {
         match level {
-            ReadLevel::Linearizable => {
+            ReadLevel::Linearizable | ReadLevel::Lease | ReadLevel::Follower => {
                 let get = |mut kv: KvClient| {
                     let (key, options) = (key.to_vec(), options.clone());
                     async move { kv.get(key, Some(options)).await }
                 };
                 self.lead(get).await
             }
-            ReadLevel::Stale => {
+            ReadLevel::Stale | ReadLevel::Within { .. } => {
                 let mut any = self.any.clone();
                 let options = options.with_serializable();
                 any.get(key.to_vec(), Some(options)).await.map_err(|error| failure(&error))

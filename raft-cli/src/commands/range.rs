@@ -1,6 +1,5 @@
 //! `raft range`: reads keys. `raft get` is the same for one key, and says so if there is none.
 
-use raft_kv::api::ReadLevel;
 use raft_kv::{KeyRange, RangeReply};
 
 use crate::connect::{Session, client_failure};
@@ -26,8 +25,7 @@ pub(super) async fn get(session: &Session, args: &RangeArgs) -> Result<Reply, Fa
 }
 
 async fn read(session: &Session, args: &RangeArgs) -> Result<RangeReply, Failure> {
-    let level = if args.stale { ReadLevel::Stale } else { ReadLevel::Linearizable };
-    session.client().range(args.request()?, level).await.map_err(client_failure)
+    session.client().range(args.request()?, args.level()?).await.map_err(client_failure)
 }
 
 fn no_such_key(range: &KeyRange) -> Failure {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use raft_core::{Config, Ticks};
+use raft_core::{ClockDrift, Config, Ticks};
 
 use crate::args::{Global, ServeArgs};
 use crate::config_file::ConfigFile;
@@ -46,6 +46,7 @@ fn settings(args: ServeArgs, file: ConfigFile, global: &Global) -> Result<Settin
             .or(file.heartbeat_interval)
             .unwrap_or(Duration::from_millis(100)),
         snapshot_rate: args.snapshot_rate.or(file.snapshot_rate),
+        lease_drift: args.lease_drift.or(file.lease_drift),
         join_timeout: global.timeout,
         exit_with_parent: args.exit_with_parent,
     };
@@ -133,6 +134,7 @@ impl Settings {
         Config {
             election_timeout: ticks(self.election_timeout),
             heartbeat_interval: ticks(self.heartbeat_interval),
+            lease: self.lease_drift.map(|ppm| ClockDrift { ppm }),
             ..Config::new(self.node)
         }
     }

@@ -257,8 +257,8 @@ impl<C: Channel> Client<C> {
     ) -> Result<RangeReply, ClientError> {
         let min_applied = self.directory().applied();
         let kind = match level {
-            ReadLevel::Linearizable => Kind::Read,
-            ReadLevel::Stale => Kind::Anyone,
+            ReadLevel::Linearizable | ReadLevel::Lease => Kind::Read,
+            ReadLevel::Stale | ReadLevel::Follower | ReadLevel::Within { .. } => Kind::Anyone,
         };
         let request = Request::Range(Read { request, level, min_applied });
         self.run(&request, kind, |answer| take!(Answer::Range, answer)).await

@@ -51,6 +51,8 @@ struct Inner {
     /// What time it is, and since when that is counted on this machine.
     timekeeper: Mutex<Timekeeper>,
     started: Instant,
+    /// The last barrier that was passed: when it was asked for, and what it covers.
+    confirmed: Mutex<Option<(Instant, Index)>>,
     /// Watches that may still begin.
     watches: Arc<Semaphore>,
     /// Whether this node is of no use to watches: it has stopped, or heard of no leader for long.
@@ -87,6 +89,7 @@ impl Service {
             pool,
             timekeeper,
             started,
+            confirmed: Mutex::default(),
             watches: Arc::new(Semaphore::new(watches)),
             is_cut_off: tokio::sync::watch::Sender::new(false),
         });
@@ -160,19 +163,28 @@ impl Service {
     fn read(&self, read: Read, reply: Answerer) {
         let Read { request, level, min_applied } = read;
         let inner = self.inner.clone();
-        match level {
-            ReadLevel::Stale => inner.find(request, min_applied, reply),
-            ReadLevel::Linearizable => {
-                self.inner.handle.read_barrier(Barrier::Linearizable, move |result| match result {
-                    // What the client has seen was acknowledged, so the barrier covers it.
-                    Ok(index) => inner.find(request, index, reply),
-                    Err(error) => {
-                        let error = inner.refused(error, Effect::Impossible);
-                        reply(inner.reply(Err(error)).encode());
-                    }
-                });
+        let barrier = match level {
+            ReadLevel::Stale => return inner.find(request, min_applied, reply),
+            ReadLevel::Within { entries, ms } => match inner.within(entries, ms) {
+                Ok(Some(index)) => return inner.find(request, index.max(min_applied), reply),
+                Ok(None) => Barrier::Linearizable,
+                Err(error) => return reply(inner.reply(Err(error)).encode()),
+            },
+            ReadLevel::Linearizable | ReadLevel::Follower => Barrier::Linearizable,
+            ReadLevel::Lease => Barrier::Lease,
+        };
+        let asked_at = Instant::now();
+        self.inner.handle.read_barrier(barrier, move |result| match result {
+            // What the client has seen was acknowledged, so the barrier covers it.
+            Ok(index) => {
+                inner.confirmed(asked_at, index);
+                inner.find(request, index, reply);
             }
-        }
+            Err(error) => {
+                let error = inner.refused(error, Effect::Impossible);
+                reply(inner.reply(Err(error)).encode());
+            }
+        });
     }
 }
 
@@ -242,6 +254,29 @@ impl Inner {
         with(&mut keeper, now)
     }
 
+    /// What a read within these bounds has to see, if that is known. `None` if the leader has to be asked
+    /// how far to go.
+    fn within(&self, entries: Option<u64>, ms: Option<u32>) -> Result<Option<Index>, ErrorReply> {
+        let applied = self.reader.applied().index;
+        if entries.is_some_and(|most| self.handle.status().commit.since(applied) > most) {
+            return Err(ErrorReply::Behind { applied });
+        }
+        let Some(ms) = ms else { return Ok(Some(Index::ZERO)) };
+        // Whatever was acknowledged before that barrier was asked for, it covers.
+        let confirmed = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent =
+            |(at, _): &(Instant, Index)| at.elapsed() <= Duration::from_millis(ms.into());
+        Ok(confirmed.filter(is_recent).map(|(_, index)| index))
+    }
+
+    /// Takes note of a barrier that was passed.
+    fn confirmed(&self, asked_at: Instant, index: Index) {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        if confirmed.is_none_or(|(at, _)| at < asked_at) {
+            *confirmed = Some((asked_at, index));
+        }
+    }
+
     /// Reads the store, which has to have applied `least`, and answers. At once if what is asked
     /// for is in memory; elsewhere if it might have to wait for the disk or take long.
     fn find(self: Arc<Self>, request: RangeRequest, least: Index, reply: Answerer) {
@@ -303,6 +338,11 @@ impl Inner {
                     ErrorReply::NotLeader { leader, term }
                 }
                 Refusal::Invalid(message) => rejected(Rejection::NotUnderstood, message),
+                Refusal::LeasesOff => {
+                    let message =
+                        format!("{message}; read linearizably, or set a bound on every node");
+                    rejected(Rejection::LeasesOff, message)
+                }
                 // All of these pass by themselves, and nothing was done.
                 Refusal::Busy { .. }
                 | Refusal::Transferring { .. }
