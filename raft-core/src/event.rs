@@ -69,7 +69,7 @@ pub enum Event {
     },
     /// The log was cut: entries up to and including the base are gone.
     Compacted(Box<SnapshotMeta>),
-    /// The snapshot that [`Effect::SendSnapshot`] asked for was taken and is on its way.
+    /// The snapshot that [`Effect::SendSnapshot`] asked for was taken and, if it is of use, is on its way.
     SnapshotTaken {
         /// The receiver.
         to: NodeId,
@@ -109,9 +109,9 @@ pub enum Effect {
     /// knows bytes without seeing a payload. A span that is not [`crate::Raft::is_current`] any more
     /// when its entries have been read is to be reported as not sent.
     Replicate(Span),
-    /// Take a snapshot of the state machine and send it to `to`, then say [`Event::SnapshotTaken`] and, once
-    /// its fate is known, [`Event::SnapshotSent`]. One that is not awaited any more when it was taken
-    /// ([`crate::Raft::awaits_snapshot`]) is dropped.
+    /// Take a snapshot of the state machine, say [`Event::SnapshotTaken`], send it to `to` and, once its fate
+    /// is known, say [`Event::SnapshotSent`]. One that is not awaited any more when it was taken, or
+    /// does not hold enough ([`crate::Raft::awaits_snapshot`] before the event), is dropped.
     SendSnapshot {
         /// The follower that is too far behind, or asked for it.
         to: NodeId,

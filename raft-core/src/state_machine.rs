@@ -29,17 +29,23 @@ pub trait StateMachine: Send + 'static {
     /// Final: the node stops. The machine may then have applied some of the entries, in order.
     fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Bytes>) -> Result<(), MachineError>;
 
-    /// Makes durable what was applied and says how far that goes. The log is never cut beyond the
-    /// answer, so a machine that writes without a log of its own loses nothing. May take as long as
-    /// a flush takes; the node asks only when it wants to compact the log.
+    /// Says how far what was applied is durable, and makes more of it durable: now, or in its own time. The
+    /// log is never cut beyond the answer, so a machine that writes without a log of its own loses
+    /// nothing. Nothing is applied until it returns, so one whose flush takes long begins it here and
+    /// answers for the one before. The node asks only when it wants to compact the log, again and
+    /// again until it can.
     ///
     /// # Errors
     ///
     /// Final: the node stops.
     fn durable(&mut self) -> Result<Index, MachineError>;
 
-    /// A frozen image of what was applied so far. Takes time that does not depend on the amount of
-    /// data; applying goes on while the image is read.
+    /// A frozen image of the state after some entry: the last that was applied or an earlier one, but
+    /// none before what [`StateMachine::durable`] has answered. Its head says which, and the log goes on
+    /// from there. Takes time that does not depend on the amount of data; applying goes on while the
+    /// image is read.
+    ///
+    /// One asked for again and again holds everything in the end: a follower that repairs itself does so.
     ///
     /// # Errors
     ///

@@ -4,10 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use raft_core::testing::{MemDisk, MemNet, MemStore, SteppedNode};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use raft_core::testing::{MemDisk, MemMachine, MemNet, MemSnapshot, MemStore, SteppedNode};
 use raft_core::{
-    AppendOutcome, Arrival, Campaign, Config, Envelope, Index, LogId, Membership, Message, NodeId,
-    NodeOptions, Term, VoteOutcome,
+    AppendOutcome, Applied, Arrival, Campaign, Config, Entry, Envelope, Index, LogId, MachineError,
+    Membership, Message, NodeId, NodeOptions, SnapshotMeta, SnapshotReader, SnapshotSource,
+    StateMachine, Term, VoteOutcome,
 };
 
 fn node(id: u64) -> NodeId {
@@ -16,13 +20,17 @@ fn node(id: u64) -> NodeId {
 
 /// Node 1 of two, which leads term 1 and has its first entry committed.
 fn leader() -> SteppedNode {
+    leader_with(MemStore::new().machine())
+}
+
+/// The same, with `machine` for a state machine.
+fn leader_with(machine: impl StateMachine) -> SteppedNode {
     let voters = [1, 2].map(|id| (node(id), format!("host{id}:1")));
     let disk = MemDisk::founded(Membership::of_voters(voters));
     let mut config = Config::new(node(1));
     config.pre_vote = false;
     let options = NodeOptions::new(config);
     let transport = MemNet::new().transport(node(1));
-    let machine = MemStore::new().machine();
     let mut one = SteppedNode::start(&options, disk.log(), transport, machine).unwrap();
     while one.raft().term() == Term(0) {
         one.tick();
@@ -60,6 +68,55 @@ fn settle(one: &mut SteppedNode) {
         }
         reports.into_iter().for_each(|report| one.report(report));
     }
+}
+
+/// Gives away what was asked for last time, as a database does that flushes in its own time.
+struct Lagging {
+    machine: MemMachine,
+    before: Mutex<MemSnapshot>,
+}
+
+impl StateMachine for Lagging {
+    fn applied(&self) -> Applied {
+        self.machine.applied()
+    }
+
+    fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Bytes>) -> Result<(), MachineError> {
+        self.machine.apply(entries, outcomes)
+    }
+
+    fn durable(&mut self) -> Result<Index, MachineError> {
+        Ok(Index(0))
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn SnapshotSource>, MachineError> {
+        let mut now = self.machine.snapshot()?;
+        let now = MemSnapshot::receive(now.meta().clone(), &mut *now).unwrap();
+        Ok(Box::new(std::mem::replace(&mut *self.before.lock().unwrap(), now)))
+    }
+
+    fn restore(&mut self, snapshot: Box<dyn SnapshotReader>) -> Result<Applied, MachineError> {
+        self.machine.restore(snapshot)
+    }
+}
+
+/// Rule S5. A follower that repairs itself is not sent a state from before what it may have applied, only to
+/// throw it away; it is sent the next that is good enough.
+#[test]
+fn a_snapshot_that_is_too_old_for_a_repair_is_not_sent() {
+    let empty = MemSnapshot::new(SnapshotMeta::default(), Bytes::new());
+    let machine = Lagging { machine: MemStore::new().machine(), before: Mutex::new(empty) };
+    let mut one = leader_with(machine);
+    let delivery = |one: &SteppedNode| one.raft().status().followers[0].snapshot;
+    hear(&mut one, 1, Message::SnapshotRequest { from: Index(1) });
+    assert_eq!(delivery(&one), None, "it holds nothing");
+    for _ in 0..Config::new(node(1)).election_timeout.0 {
+        one.tick();
+        settle(&mut one);
+        hear(&mut one, 1, Message::AppendReply(AppendOutcome::Matched { through: Index(1) }));
+    }
+    hear(&mut one, 1, Message::SnapshotRequest { from: Index(1) });
+    assert_eq!(delivery(&one).unwrap().last, Some(LogId::new(Term(1), Index(1))));
 }
 
 /// A stop that comes while an operator's hand-over is under way does not break it off.

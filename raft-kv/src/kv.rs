@@ -37,6 +37,8 @@ pub struct Kv {
     timed: Timed,
     membership: Option<(LogId, Membership)>,
     next_snapshot: AtomicU64,
+    /// The last entry that the flush covers which was begun last, until somebody was told that it is done.
+    flushing: Option<Index>,
 }
 
 impl Kv {
@@ -71,6 +73,7 @@ impl Kv {
             timed,
             membership,
             next_snapshot: AtomicU64::new(1),
+            flushing: None,
         })
     }
 
@@ -110,17 +113,37 @@ impl StateMachine for Kv {
         Ok(())
     }
 
+    /// Nobody waits for a flush: the answer is how far the files go, and every other call begins the flush
+    /// that the next one answers for.
     fn durable(&mut self) -> Result<Index, MachineError> {
-        self.live.store().flush().map_err(KvError::fatal("flushing what was applied"))?;
-        Ok(self.state.last.index)
+        let failed = || KvError::fatal("flushing what was applied");
+        let store = self.live.store();
+        let durable = store.durable().map_err(failed())?.state.last.index;
+        match self.flushing {
+            Some(through) if durable >= through => self.flushing = None,
+            Some(_) => {}
+            None if durable < self.state.last.index => {
+                store.begin_flush().map_err(failed())?;
+                self.flushing = Some(self.state.last.index);
+            }
+            None => {}
+        }
+        Ok(durable)
     }
 
+    /// Of what is in files, since to bring the rest there takes long. The log has the rest.
     fn snapshot(&self) -> Result<Box<dyn SnapshotSource>, MachineError> {
         let number = self.next_snapshot.fetch_add(1, Ordering::Relaxed);
         let path = self.home.snapshot_path(number);
-        let source = snapshot::take(&self.live.store(), path, &self.applied())
-            .map_err(KvError::fatal("taking a snapshot"))?;
-        Ok(Box::new(source))
+        let store = self.live.store();
+        let source = snapshot::take(&store, path).and_then(|source| {
+            // The next one will hold all of this.
+            if source.last() < self.state.last {
+                store.begin_flush()?
+            }
+            Ok(source)
+        });
+        Ok(Box::new(source.map_err(KvError::fatal("taking a snapshot"))?))
     }
 
     fn restore(&mut self, snapshot: Box<dyn SnapshotReader>) -> Result<Applied, MachineError> {
@@ -128,6 +151,7 @@ impl StateMachine for Kv {
         let installed = snapshot::install(&self.home, number, &self.config, snapshot)
             .map_err(KvError::fatal("installing a snapshot"))?;
         self.timed = installed.timed;
+        self.flushing = None;
         self.number = number;
         self.state = installed.state;
         self.membership = installed.membership;

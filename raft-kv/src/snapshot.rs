@@ -1,7 +1,8 @@
 //! Snapshots: taking an image of the database, and putting one in its place.
 //!
 //! Rules S2, S3. An image is a RocksDB checkpoint: hard links to files that never change, and a few
-//! small files. So taking it costs one flush of the write buffer, whatever the amount of data.
+//! small files. It holds what is in files, as of the last flush: that takes milliseconds, whatever the
+//! amount of data, where a flush of the write buffer would hold up writes for some hundred.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use crate::config::KvConfig;
 use crate::error::KvError;
 use crate::home::{Home, RemoveOnDrop, remove_dir, sync_dir};
 use crate::record::State;
-use crate::store::Store;
+use crate::store::{Durable, Store};
 use crate::timed::Timed;
 
 /// An image that is being sent.
@@ -41,18 +42,36 @@ pub(crate) struct Installed {
     pub(crate) membership: Option<(LogId, Membership)>,
 }
 
-/// Takes an image of `store`, which stands at `applied`, in the directory `path`.
-pub(crate) fn take(store: &Store, path: PathBuf, applied: &Applied) -> Result<KvSnapshot, KvError> {
-    // The checkpoint flushes too, but it is RocksDB's choice which families and when. Afterwards
-    // the memory is empty, and nobody else writes.
-    store.flush()?;
-    let dir = RemoveOnDrop(path);
+/// Takes an image, in the directory `path`, of what `store` holds in files.
+pub(crate) fn take(store: &Store, path: PathBuf) -> Result<KvSnapshot, KvError> {
     let failed = "making a checkpoint";
     let checkpoint = Checkpoint::new(store.db()).map_err(KvError::storage(failed))?;
-    checkpoint.create_checkpoint(&dir.0).map_err(KvError::storage(failed))?;
-    let files = list(&dir.0)?;
-    let meta = applied.to_meta(&SnapshotMeta::default());
-    Ok(KvSnapshot { meta, files, open: None, dir })
+    let dir = RemoveOnDrop(path);
+    if store.durable()? == Durable::NOTHING {
+        // A new store, so there is not much of it.
+        store.flush()?;
+    }
+    loop {
+        let durable = store.durable()?;
+        checkpoint
+            .create_checkpoint_with_log_size(&dir.0, NEVER_FLUSH)
+            .map_err(KvError::storage(failed))?;
+        // RocksDB flushes when it likes. What it flushed in between may be in the image or not.
+        if store.durable()? == durable {
+            let files = list(&dir.0)?;
+            let Durable { state, membership } = durable;
+            let meta = Applied { last: state.last, membership }.to_meta(&SnapshotMeta::default());
+            return Ok(KvSnapshot { meta, files, open: None, dir });
+        }
+        remove_dir(&dir.0)?;
+    }
+}
+
+impl KvSnapshot {
+    /// The last entry in it.
+    pub(crate) fn last(&self) -> LogId {
+        self.meta.last
+    }
 }
 
 impl SnapshotSource for KvSnapshot {
@@ -219,6 +238,9 @@ fn is_immutable(name: &str) -> bool {
 }
 
 const COPY_BYTES: usize = 256 << 10;
+
+/// Said to RocksDB, this many bytes of its own log: as much as there is never. It keeps none here.
+const NEVER_FLUSH: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {

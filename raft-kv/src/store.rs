@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use raft_core::{LogId, Membership};
+use rocksdb::properties::NUM_IMMUTABLE_MEM_TABLE;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, BlockBasedTablePinningTier, Cache, ColumnFamily,
-    ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options, WriteBatch, WriteOptions,
+    ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options, ReadOptions, ReadTier,
+    WriteBatch, WriteOptions,
 };
 
 use crate::config::KvConfig;
@@ -40,6 +42,25 @@ pub(crate) struct Families<'a> {
     pub(crate) changes: &'a ColumnFamily,
     pub(crate) sessions: &'a ColumnFamily,
     pub(crate) leases: &'a ColumnFamily,
+}
+
+/// What a database holds in files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Durable {
+    pub(crate) state: State,
+    pub(crate) membership: Option<(LogId, Membership)>,
+}
+
+impl Durable {
+    /// What files hold before the first flush.
+    pub(crate) const NOTHING: Self = Self { state: State::EMPTY, membership: None };
+}
+
+impl<'a> Families<'a> {
+    fn all(self) -> [&'a ColumnFamily; 6] {
+        let Self { meta, latest, old, changes, sessions, leases } = self;
+        [meta, latest, old, changes, sessions, leases]
+    }
 }
 
 impl Store {
@@ -118,9 +139,39 @@ impl Store {
 
     /// Makes all that was written durable. Waits for the disk.
     pub(crate) fn flush(&self) -> Result<(), KvError> {
-        let Families { meta, latest, old, changes, sessions, leases } = self.families();
-        let all = [meta, latest, old, changes, sessions, leases];
+        let all = self.families().all();
         self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(KvError::storage("flushing"))
+    }
+
+    /// Begins to make durable all that was written, and does not wait for it. Nothing, while RocksDB is
+    /// about to do so by itself: two at once would hold up whoever writes.
+    pub(crate) fn begin_flush(&self) -> Result<(), KvError> {
+        let all = self.families().all();
+        for family in all {
+            let waiting = self.db.property_int_value_cf(family, NUM_IMMUTABLE_MEM_TABLE);
+            let waiting = waiting.map_err(KvError::storage("looking at what it flushes"))?;
+            if waiting.is_some_and(|tables| tables > 0) {
+                return Ok(());
+            }
+        }
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.db.flush_cfs_opt(&all, &options).map_err(KvError::storage("flushing"))
+    }
+
+    /// How far it has come in what is durable, and the last membership there.
+    pub(crate) fn durable(&self) -> Result<Durable, KvError> {
+        let read = |key: &[u8]| {
+            let mut options = ReadOptions::default();
+            // Without a log of its own, what is in memory is what is not durable.
+            options.set_read_tier(ReadTier::Persisted);
+            let found = self.db.get_cf_opt(self.families().meta, key, &options);
+            found.map_err(KvError::storage("reading how far it is durable"))
+        };
+        let Some(state) = read(STATE_KEY)? else { return Ok(Durable::NOTHING) };
+        let membership =
+            read(MEMBERSHIP_KEY)?.map(|bytes| decode_membership(&bytes)).transpose()?;
+        Ok(Durable { state: State::decode(&state)?, membership })
     }
 
     /// Has the directory removed once nobody uses the database any more.

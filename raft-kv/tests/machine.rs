@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::{
@@ -67,7 +68,7 @@ fn a_crash_at_any_point_leaves_a_state_that_was_there_and_replay_does_the_rest()
         subject.apply(payloads);
         digests.push(subject.reader().digest().unwrap());
         if round % 4 == 2 {
-            assert_eq!(subject.kv().durable().unwrap(), Index(3 * (round as u64 + 1)));
+            assert_eq!(subject.flush(), Index(3 * (round as u64 + 1)));
             flushed = round + 1;
         }
         let image = image_of(subject.path());
@@ -142,7 +143,7 @@ fn a_snapshot_stays_as_it_was_taken() {
     let digest = subject.reader().digest().unwrap();
     let mut source = subject.kv().snapshot().unwrap();
     subject.run(put("k", "after"));
-    subject.kv().durable().unwrap();
+    subject.flush();
     let founding = SnapshotMeta::default();
     let meta = Applied {
         last: LogId::new(Term(1), Index(2)),
@@ -162,6 +163,27 @@ fn a_snapshot_stays_as_it_was_taken() {
     drop(reader);
     other.restart();
     assert_eq!(other.reader().digest().unwrap(), digest);
+}
+
+/// Rule S2. Nobody waits for a flush when a snapshot is taken: it holds what is in files, and says so. What
+/// follows is in the log. The next one holds more.
+#[test]
+fn a_snapshot_is_of_what_was_flushed() {
+    let mut subject = Subject::new();
+    subject.run(put("k", "flushed"));
+    subject.flush();
+    let digest = subject.reader().digest().unwrap();
+    subject.run(put("k", "not flushed"));
+    let mut source = subject.kv().snapshot().unwrap();
+    assert_eq!(source.meta().last, LogId::new(Term(1), Index(1)));
+    let mut other = Subject::new();
+    other.kv().restore(Box::new(Arrived::from(source.as_mut()))).unwrap();
+    assert_eq!(other.reader().digest().unwrap(), digest);
+
+    let since = Instant::now();
+    while subject.kv().snapshot().unwrap().meta().last.index < Index(2) {
+        assert!(since.elapsed() < Duration::from_secs(60), "it never holds the rest");
+    }
 }
 
 #[test]
@@ -190,7 +212,7 @@ fn a_crash_while_a_snapshot_is_installed_leaves_the_old_state() {
 
     let mut subject = Subject::new();
     subject.run(put("old", "1"));
-    subject.kv().durable().unwrap();
+    subject.flush();
     // What stands there after 0, 1, ... files, and after all of them but before CURRENT is
     // replaced.
     for files in 0..=arrived.files.len() {
@@ -317,7 +339,7 @@ fn compacted_history_is_purged() {
     subject.run(Command::Compact(Compact { revision: last }));
     let digest = subject.reader().digest().unwrap();
     let rows = |subject: &mut Subject| {
-        subject.kv().durable().unwrap();
+        subject.flush();
         let image = image_of(subject.path());
         let path = image.path().join("store-1");
         let options = rocksdb::Options::default();
@@ -361,7 +383,7 @@ fn a_store_in_use_of_a_newer_format_or_without_its_data_is_not_opened() {
     assert!(matches!(error, KvError::Locked { .. }), "{error}");
 
     subject.run(put("k", "v"));
-    subject.kv().durable().unwrap();
+    subject.flush();
     let lost = image_of(subject.path());
     fs::remove_dir_all(lost.path().join("store-1")).unwrap();
     let error = Kv::open(lost.path(), config()).unwrap_err();

@@ -67,7 +67,7 @@ fn a_repeated_command_has_its_first_answer_even_after_a_crash() {
     // A refusal is an answer like any other.
     let refused = stamped(10, tag(session, 2, 1), put("", None));
     assert_eq!(run(&mut subject, &refused), Outcome::Refused(Refused::EmptyKey));
-    subject.kv().durable().unwrap();
+    subject.flush();
     subject.crash();
     subject.replay(10);
     assert_eq!(run(&mut subject, &refused), Outcome::Refused(Refused::EmptyKey));
@@ -402,7 +402,7 @@ proptest! {
                         outcomes.iter().map(|bytes| Outcome::decode(bytes).unwrap()).collect();
                     prop_assert_eq!(found, expected);
                 }
-                Act::Flush => drop(subject.kv().durable().unwrap()),
+                Act::Flush => drop(subject.flush()),
                 Act::Crash => {
                     subject.crash();
                     subject.replay(3);
@@ -412,6 +412,7 @@ proptest! {
                     let mut source = subject.kv().snapshot().unwrap();
                     let arrived = Arrived::from(source.as_mut());
                     subject.kv().restore(Box::new(arrived)).unwrap();
+                    subject.replay(64);
                 }
             }
             let reply = subject.reader().range(&RangeRequest::new(KeyRange::all())).unwrap();

@@ -597,10 +597,11 @@ impl Pump {
         source: Box<dyn SnapshotSource>,
         work: &mut Vec<Work>,
     ) {
-        if !self.raft.awaits_snapshot(to, term) {
-            return work.push(discard(Garbage::Source(source)));
-        }
         let last = source.meta().last;
+        if !self.raft.awaits_snapshot(to, term, last) {
+            work.push(discard(Garbage::Source(source)));
+            return self.step(Event::SnapshotTaken { to, term, last }, work);
+        }
         let (membership_at, membership) = self.raft.membership_at(last.index).clone();
         let meta = SnapshotMeta { last, membership, membership_at };
         let from = self.raft.id();

@@ -296,7 +296,7 @@ impl Raft {
         let before = follower.next.prev();
         let Some(prev_term) = self.log.term_at(before) else {
             // The log does not reach back that far any more (§7).
-            if self.maybe_send_snapshot(to)
+            if self.maybe_send_snapshot(to, Index::ZERO)
                 && let Role::Leader(leader) = &mut self.role
                 && let Some(follower) = leader.progress.get_mut(&to)
             {

@@ -49,8 +49,10 @@ pub(crate) struct Progress {
 /// A snapshot for a follower, from the wish to send one to the follower's word that it has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
-    /// What the state machine had applied when the snapshot was asked for: it holds at least that.
+    /// What the state machine had applied when the snapshot was asked for.
     pub(crate) from: Index,
+    /// It is of no use to the follower unless it holds at least this.
+    pub(crate) least: Index,
     /// The last entry in it, once it was taken.
     pub(crate) last: Option<LogId>,
     /// The transport has delivered it. The follower installs it now, however long that takes.
@@ -194,8 +196,9 @@ impl Progress {
     // Snapshots.
 
     /// A snapshot of at least `from` is to be sent.
-    pub(crate) fn begin_snapshot(&mut self, from: Index) {
-        self.snapshot = Some(Delivery { from, last: None, arrived: false, elapsed: 0 });
+    pub(crate) fn begin_snapshot(&mut self, from: Index, least: Index) {
+        let (last, arrived, elapsed) = (None, false, 0);
+        self.snapshot = Some(Delivery { from, least, last, arrived, elapsed });
     }
 
     /// The snapshot did not arrive, or the follower has lost it. The next waits: twice as long each
@@ -264,7 +267,7 @@ mod tests {
         let mut progress = Progress::new(Index(1));
         let mut waits = Vec::new();
         for _ in 0..40 {
-            progress.begin_snapshot(Index(7));
+            progress.begin_snapshot(Index(7), Index::ZERO);
             progress.snapshot_failed(&config);
             waits.push(progress.snapshot_wait);
         }

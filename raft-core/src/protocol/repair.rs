@@ -65,7 +65,7 @@ impl Raft {
     pub(super) fn on_snapshot_request(&mut self, asking: NodeId, from: Index) {
         // A state machine that has applied nothing has nothing to repair another with.
         if from <= self.applied && self.applied > Index::ZERO {
-            self.maybe_send_snapshot(asking);
+            self.maybe_send_snapshot(asking, from);
         }
     }
 

@@ -9,6 +9,7 @@
 
 use super::Raft;
 use super::outbox::Vouches;
+use super::progress::Delivery;
 use super::role::Role;
 use crate::event::{Effect, ReplicationMode};
 use crate::message::Message;
@@ -17,11 +18,11 @@ use crate::types::{Index, LogId, NodeId, Term};
 
 impl Raft {
     /// Sends `to` a snapshot, if it may be sent one now. If not, the next answer of the follower
-    /// tries again. Says whether one is to be sent.
-    pub(super) fn maybe_send_snapshot(&mut self, to: NodeId) -> bool {
+    /// tries again. It must hold `least`. Says whether one is to be sent.
+    pub(super) fn maybe_send_snapshot(&mut self, to: NodeId, least: Index) -> bool {
         let (term, applied) = (self.hard.term, self.applied);
         let Role::Leader(leader) = &mut self.role else { return false };
-        let on_their_way = |delivery: super::progress::Delivery| !delivery.arrived;
+        let on_their_way = |delivery: Delivery| !delivery.arrived;
         let busy =
             leader.progress.values().filter(|p| p.snapshot.is_some_and(on_their_way)).count();
         let leaves = leader.leaving.contains_key(&to);
@@ -34,17 +35,23 @@ impl Raft {
             && busy < self.config.snapshots_at_once
             && !leaves;
         if may {
-            follower.begin_snapshot(applied);
+            follower.begin_snapshot(applied, least);
             self.outbox.effect(Effect::SendSnapshot { to, term });
         }
         may
     }
 
-    /// Whether a snapshot that was just taken for `to` in the name of `term` is still to be sent.
-    pub fn awaits_snapshot(&self, to: NodeId, term: Term) -> bool {
-        let Role::Leader(leader) = &self.role else { return false };
-        let delivery = leader.progress.get(&to).and_then(|follower| follower.snapshot);
-        self.hard.term == term && delivery.is_some_and(|delivery| delivery.last.is_none())
+    /// Whether a snapshot that was just taken for `to` in the name of `term` is to be sent: it is still
+    /// awaited, and what it holds, up to `last`, is enough. A state machine may give an older state
+    /// than it has; the log goes on from there, but a follower that repairs itself needs more.
+    pub fn awaits_snapshot(&self, to: NodeId, term: Term, last: LogId) -> bool {
+        self.awaited(to, term).is_some_and(|delivery| delivery.least <= last.index)
+    }
+
+    fn awaited(&self, to: NodeId, term: Term) -> Option<Delivery> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let delivery = leader.progress.get(&to)?.snapshot?;
+        (self.hard.term == term && delivery.last.is_none()).then_some(delivery)
     }
 
     /// What the log must go on reaching back to, because of snapshots that are not acknowledged.
@@ -57,10 +64,12 @@ impl Raft {
         deliveries.map(|delivery| delivery.pin()).min()
     }
 
-    /// The snapshot for `to` was taken and is on its way.
+    /// The snapshot for `to` was taken and, if it is of use, is on its way.
     pub(super) fn on_snapshot_taken(&mut self, to: NodeId, term: Term, last: LogId) {
-        if !self.awaits_snapshot(to, term) {
-            return;
+        let Some(delivery) = self.awaited(to, term) else { return };
+        if delivery.least > last.index {
+            // It was not sent. The follower asks again, and the state machine will have come further.
+            return self.snapshot_lost(to);
         }
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(follower) = leader.progress.get_mut(&to) else { return };

@@ -175,10 +175,10 @@ impl Replica {
             Chore::TakeSnapshot => {
                 let Some((to, term)) = self.snapshots.pop_front() else { return };
                 let Some(meta) = self.raft.meta_at(self.raft.status().applied) else { return };
-                if self.raft.awaits_snapshot(to, term) {
+                if self.raft.awaits_snapshot(to, term, meta.last) {
                     self.on_their_way.push_back((to, term, meta.last));
-                    self.step(Event::SnapshotTaken { to, term, last: meta.last });
                 }
+                self.step(Event::SnapshotTaken { to, term, last: meta.last });
             }
             Chore::SnapshotSent { arrived } => {
                 let Some((to, term, last)) = self.on_their_way.pop_front() else { return };

@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use raft_core::{
@@ -43,6 +44,17 @@ impl Subject {
 
     pub(crate) fn kv(&mut self) -> &mut Kv {
         self.kv.as_mut().unwrap()
+    }
+
+    /// Waits until everything that was applied is durable, and says how far that goes.
+    pub(crate) fn flush(&mut self) -> Index {
+        let last = self.kv().applied().last.index;
+        let since = Instant::now();
+        while self.kv().durable().unwrap() < last {
+            assert!(since.elapsed() < Duration::from_secs(60), "it is never flushed");
+            thread::sleep(Duration::from_micros(200));
+        }
+        last
     }
 
     pub(crate) fn reader(&self) -> KvReader {
