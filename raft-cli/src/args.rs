@@ -2,23 +2,22 @@
 //! checked by the command they belong to.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use raft_core::NodeId;
 
 use crate::bench::Workload;
 use crate::failure::Failure;
 use crate::kv_args::{
-    CompactArgs, DelArgs, ElectArgs, LeaseCommand, LockArgs, PutArgs, RangeArgs, SessionCommand,
-    TxnArgs, UnlockArgs, WatchArgs,
+    AlarmCommand, CheckCommand, CompactArgs, DelArgs, ElectArgs, LeaseCommand, LockArgs, PutArgs,
+    RangeArgs, SessionCommand, TxnArgs, UnlockArgs, WatchArgs,
 };
+use crate::serve_args::{SERVE_EXAMPLES, ServeArgs};
 
 /// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
 ///
@@ -147,6 +146,12 @@ pub(crate) enum Command {
     /// Give up the history before a revision. The present stays.
     #[command(after_help = "Example:\n  raft compact 1000")]
     Compact(CompactArgs),
+    /// Compare what the nodes hold.
+    #[command(subcommand)]
+    Check(CheckCommand),
+    /// What an operator has to know of at once.
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
     /// Show what each node is doing.
     #[command(after_help = "Example:\n  raft status --endpoints 127.0.0.1:7101 --tls-dir certs")]
     Status,
@@ -211,6 +216,12 @@ pub(crate) enum Request {
     Session(SessionCommand),
     /// Give up the history before a revision.
     Compact(CompactArgs),
+    /// Compare what the nodes hold.
+    #[command(subcommand)]
+    Check(CheckCommand),
+    /// What an operator has to know of at once.
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
     /// Show what each node is doing.
     Status,
 }
@@ -275,57 +286,6 @@ pub(crate) struct TlsInitArgs {
     /// Another name or IP address by which nodes are reached. Goes into every node's certificate.
     #[arg(long = "host", value_name = "HOST")]
     pub(crate) hosts: Vec<String>,
-}
-
-/// What `raft serve` is told. Every option may stand in the file of `--config` instead.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct ServeArgs {
-    /// The id of this node in the cluster, from 1 on.
-    #[arg(long, value_name = "ID")]
-    pub(crate) node_id: Option<NodeId>,
-    /// Where this node keeps its data. Made at the first start.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Where the write-ahead log goes, if not into the data directory: an empty directory on another
-    /// disk, for this node alone. Decided at the first start.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) wal_dir: Option<PathBuf>,
-    /// The UDP address to listen on, for nodes and clients.
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) listen: Option<SocketAddr>,
-    /// Where others reach this node, if that is not where it listens.
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) advertise: Option<String>,
-    /// The TCP address for operators: /healthz, /readyz, /status, /metrics. Plain HTTP, read only.
-    #[arg(long, value_name = "IP:PORT")]
-    pub(crate) http: Option<SocketAddr>,
-    /// Found a cluster of these nodes. The same list on each of them; only for the first start.
-    #[arg(long, value_name = "ID=HOST:PORT,...", conflicts_with = "join")]
-    pub(crate) bootstrap: Option<String>,
-    /// Join the cluster of one of these nodes: this node is sent the log, and votes once it has
-    /// caught up. Only for the first start, and under an id that was never used.
-    #[arg(long, value_name = "HOST:PORT,...")]
-    pub(crate) join: Option<String>,
-    /// A TOML file with any of these options, for example `node-id = 1`. Flags win over it.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// After this long without a leader a node campaigns [default: 1s].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) election_timeout: Option<Duration>,
-    /// Allow reads by the leader's lease, which ask nobody, and trust that no two clocks of the cluster
-    /// run apart by more than so many millionths. Alike on all nodes. Off by default.
-    #[arg(long, value_name = "PPM")]
-    pub(crate) lease_drift: Option<u32>,
-    /// How often a leader shows that it lives [default: 100ms].
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) heartbeat_interval: Option<Duration>,
-    /// The most that snapshots for nodes that are far behind may take of the network, in MiB a second.
-    /// By default what is left; messages and clients come first in any case.
-    #[arg(long, value_name = "MIB")]
-    pub(crate) snapshot_rate: Option<NonZeroU32>,
-    /// Stop when stdin ends: for a parent that may be killed.
-    #[arg(long, hide = true)]
-    pub(crate) exit_with_parent: bool,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -425,8 +385,8 @@ pub(crate) fn parse_line(words: Vec<String>) -> Result<Request, Failure> {
         if shows_help(&error) {
             Failure::usage(
                 "a line is one of: put KEY VALUE, get KEY, range KEY [END], del KEY [END], \
-                 txn {JSON}, lease .., session .., compact REVISION, status; each with the options \
-                 of `raft`",
+                 txn {JSON}, lease .., session .., compact REVISION, check .., alarm .., status; each \
+                 with the options of `raft`",
             )
         } else {
             complaint(&error)
@@ -470,21 +430,34 @@ pub(crate) fn any_bytes() -> impl TypedValueParser<Value = Bytes> {
 
 /// A span of time with its unit, as in `100ms` or `1s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let span = humantime::parse_duration(text)
-        .map_err(|_| format!("{text:?} is not a time; write it like 100ms, 5s or 1m"))?;
+    let span = any_duration(text)?;
     if span.is_zero() || span > Duration::from_secs(24 * 60 * 60) {
         return Err(format!("{text} is out of range; use more than 0 and at most a day"));
     }
     Ok(span)
 }
 
-const SERVE_EXAMPLES: &str = "\
-Examples:
-  raft serve --node-id 1 --data-dir n1 --listen 127.0.0.1:7101 --tls-dir certs \\
-      --bootstrap 1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103
-  raft serve --config node-1.toml --http 127.0.0.1:7201
-  raft serve --node-id 4 --data-dir n4 --listen 127.0.0.1:7104 --tls-dir certs \\
-      --join 127.0.0.1:7101,127.0.0.1:7102";
+/// The same, up to ten years.
+pub(crate) fn long_duration(text: &str) -> Result<Duration, String> {
+    let span = any_duration(text)?;
+    if span < Duration::from_secs(1) || span > Duration::from_secs(10 * 366 * 24 * 60 * 60) {
+        return Err(format!("{text} is out of range; use a second at least and ten years at most"));
+    }
+    Ok(span)
+}
+
+fn any_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a time; write it like 100ms, 5s or 1m"))
+}
+
+/// An amount of bytes, as in `512MiB` or `8GB`.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not an amount of bytes; write it like 512MiB or 8GiB"))?;
+    Ok(size.as_u64())
+}
 
 const PUT_EXAMPLES: &str = "\
 Examples:

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::args;
 use crate::failure::Failure;
+use crate::serve_args::Times;
 
 /// What the file says. Everything may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -39,6 +40,18 @@ pub(crate) struct ConfigFile {
     pub(crate) heartbeat_interval: Option<Duration>,
     #[serde(alias = "snapshot_rate")]
     pub(crate) snapshot_rate: Option<NonZeroU32>,
+    #[serde(deserialize_with = "size")]
+    pub(crate) quota: Option<u64>,
+    #[serde(alias = "quota_warning", deserialize_with = "size")]
+    pub(crate) quota_warning: Option<u64>,
+    #[serde(alias = "min_free", deserialize_with = "size")]
+    pub(crate) min_free: Option<u64>,
+    #[serde(alias = "retain_revisions")]
+    pub(crate) retain_revisions: Option<u64>,
+    #[serde(alias = "retain_age", deserialize_with = "long_time")]
+    pub(crate) retain_age: Option<Duration>,
+    #[serde(alias = "compare_every", deserialize_with = "times")]
+    pub(crate) compare_every: Option<Times>,
 }
 
 impl ConfigFile {
@@ -65,6 +78,21 @@ fn time<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Duration>, D::Err
     args::duration(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+fn long_time<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(source)?;
+    args::long_duration(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn times<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Times>, D::Error> {
+    let text = String::deserialize(source)?;
+    Times::parse(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(source)?;
+    args::bytes(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,13 +100,17 @@ mod tests {
     #[test]
     fn takes_the_names_of_the_flags() {
         let text = "node-id = 2\ndata_dir = \"d\"\nlisten = \"127.0.0.1:7102\"\n\
-                    election-timeout = \"300ms\"\nsnapshot-rate = 20\nbootstrap = \"1=a:1,2=b:2\"\n";
+                    election-timeout = \"300ms\"\nsnapshot-rate = 20\nbootstrap = \"1=a:1,2=b:2\"\n\
+                    quota = \"8GiB\"\nretain-age = \"7days\"\ncompare-every = \"never\"\n";
         let file = ConfigFile::parse(text).unwrap();
         assert_eq!(file.node_id, NodeId::new(2));
         assert_eq!(file.data_dir, Some(PathBuf::from("d")));
         assert_eq!(file.listen, Some("127.0.0.1:7102".parse().unwrap()));
         assert_eq!(file.election_timeout, Some(Duration::from_millis(300)));
         assert_eq!(file.snapshot_rate, NonZeroU32::new(20));
+        assert_eq!(file.quota, Some(8 << 30));
+        assert_eq!(file.retain_age, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(file.compare_every, Some(Times::Never));
         assert_eq!(ConfigFile::parse("").unwrap(), ConfigFile::default());
     }
 
@@ -90,6 +122,8 @@ mod tests {
             ("\n\nelection-timeout = \"soon\"\n", 3, "soon"),
             ("listen = \"nowhere\"\n", 1, "socket address"),
             ("node-id = \n", 1, ""),
+            ("quota = \"much\"\n", 1, "much"),
+            ("compare-every = \"0s\"\n", 1, "0s"),
         ] {
             let (found, what) = ConfigFile::parse(text).unwrap_err();
             assert_eq!(found, line, "{text:?}: {what}");

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft_kv::api::Rejection;
 use raft_kv::client::{Client, ClientError};
 use raft_kv::recipes::Lock;
 use raft_net_quic::{ClientLimits, QuicClient, TlsFiles};
@@ -88,6 +89,10 @@ pub(crate) fn client_tls(dir: &Path) -> TlsFiles {
 /// What a script can do about an error of the client.
 pub(crate) fn client_failure(error: ClientError) -> Failure {
     let kind = match &error {
+        // That passes: by deletes, or by upgrades.
+        ClientError::Rejected { kind: Rejection::NoSpace | Rejection::NotActive, .. } => {
+            Kind::Unavailable
+        }
         ClientError::Rejected { .. } | ClientError::Compacted { .. } => Kind::Usage,
         ClientError::NotPermitted { .. } => Kind::NotPermitted,
         ClientError::NoLeader { .. }

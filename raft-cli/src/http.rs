@@ -20,13 +20,23 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use raft_core::{Handle, RoleName, Status};
+use raft_kv::api::Condition;
+use raft_kv::{Service, Space};
 use raft_net_quic::{CertificateExpiry, Monitor, SnapshotProgress};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+/// What there is to be seen of a node.
+#[derive(Clone)]
+pub(crate) struct Sights {
+    pub(crate) handle: Handle,
+    pub(crate) network: Monitor,
+    pub(crate) service: Service,
+}
+
 /// Answers on `listener` for as long as the runtime lives.
-pub(crate) async fn serve(listener: TcpListener, handle: Handle, network: Monitor) {
+pub(crate) async fn serve(listener: TcpListener, sights: Sights) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -39,9 +49,9 @@ pub(crate) async fn serve(listener: TcpListener, handle: Handle, network: Monito
                 continue;
             }
         };
-        let (handle, network) = (handle.clone(), network.clone());
+        let sights = sights.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| answer_to(request, &handle, &network));
+            let service = service_fn(|request| answer_to(request, &sights));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(IDLE_TIMEOUT)
@@ -64,11 +74,12 @@ pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn answer_to(
     request: Request<Incoming>,
-    handle: &Handle,
-    network: &Monitor,
+    sights: &Sights,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let answer = if matches!(*request.method(), Method::GET | Method::HEAD) {
-        let page = Page { status: &handle.status(), snapshots: network.snapshots() };
+        let Sights { handle, network, service } = sights;
+        let store = service.condition();
+        let page = Page { status: &handle.status(), store, snapshots: network.snapshots() };
         let (expiry, stopped) = (network.certificate_expiry(), handle.stopped().is_some());
         answer(request.uri().path(), &page, expiry, stopped)
     } else {
@@ -98,6 +109,8 @@ impl Answer {
 struct Page<'a> {
     #[serde(flatten)]
     status: &'a Status,
+    /// How its store is.
+    store: Condition,
     /// How far snapshots are that come in or go out.
     snapshots: Vec<SnapshotProgress>,
 }
@@ -121,7 +134,7 @@ fn answer(path: &str, page: &Page<'_>, expiry: CertificateExpiry, stopped: bool)
         },
         "/metrics" => Answer {
             kind: "text/plain; version=0.0.4",
-            ..Answer::text(StatusCode::OK, metrics(status, expiry))
+            ..Answer::text(StatusCode::OK, metrics(status, &page.store, expiry))
         },
         _ => Answer::text(
             StatusCode::NOT_FOUND,
@@ -130,7 +143,7 @@ fn answer(path: &str, page: &Page<'_>, expiry: CertificateExpiry, stopped: bool)
     }
 }
 
-fn metrics(status: &Status, expiry: CertificateExpiry) -> String {
+fn metrics(status: &Status, store: &Condition, expiry: CertificateExpiry) -> String {
     let seconds = |moment: SystemTime| {
         moment.duration_since(UNIX_EPOCH).map_or(0, |since_1970| since_1970.as_secs())
     };
@@ -144,6 +157,28 @@ fn metrics(status: &Status, expiry: CertificateExpiry) -> String {
         ("raft_commit_index", "The last entry known to be committed.", status.commit.0),
         ("raft_applied_index", "The last entry that is applied.", status.applied.0),
         ("raft_log_base_index", "Entries up to here are only in snapshots.", status.base.index.0),
+        (
+            "raft_kv_stored_bytes",
+            "The bytes of keys and values with their history.",
+            store.stored_bytes,
+        ),
+        (
+            "raft_kv_quota_bytes",
+            "The most of these there may be. 0 if there is no limit.",
+            store.quota_bytes.unwrap_or(0),
+        ),
+        ("raft_kv_free_bytes", "The bytes that the disk has to spare.", store.free_bytes),
+        (
+            "raft_kv_no_space",
+            "1 while puts are refused for want of space here.",
+            u64::from(store.space == Space::Full),
+        ),
+        ("raft_kv_alarms", "How many alarms this node knows of.", store.alarms.len() as u64),
+        (
+            "raft_kv_machine_version",
+            "The version of commands that is in force.",
+            store.version.0.into(),
+        ),
         (
             "raft_certificate_expiry_timestamp_seconds",
             "When the node's certificate ends, in seconds since 1970.",
@@ -177,6 +212,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 #[cfg(test)]
 mod tests {
     use raft_core::{Index, LogId, Membership, NodeId, Term};
+    use raft_kv::{Alarm, MachineVersion};
     use raft_net_quic::SnapshotDirection;
 
     use super::*;
@@ -207,6 +243,18 @@ mod tests {
         CertificateExpiry { certificate: after(1_900_000_000), authority: after(2_000_000_000) }
     }
 
+    fn store() -> Condition {
+        Condition {
+            stored_bytes: 90,
+            quota_bytes: Some(100),
+            free_bytes: 1_000,
+            space: Space::Full,
+            version: MachineVersion::SUPPORTED,
+            supports: MachineVersion::SUPPORTED,
+            alarms: vec![Alarm::NoSpace { node: NodeId::new(1).unwrap() }],
+        }
+    }
+
     fn page(status: &Status) -> Page<'_> {
         let snapshot = SnapshotProgress {
             peer: NodeId::new(2).unwrap(),
@@ -215,7 +263,7 @@ mod tests {
             bytes: 5,
             total_bytes: 10,
         };
-        Page { status, snapshots: vec![snapshot] }
+        Page { status, store: store(), snapshots: vec![snapshot] }
     }
 
     #[test]
@@ -239,6 +287,9 @@ mod tests {
             "raft_term 3",
             "raft_is_leader 1",
             "raft_commit_index 7",
+            "raft_kv_stored_bytes 90",
+            "raft_kv_no_space 1",
+            "raft_kv_alarms 1",
             "raft_certificate_expiry_timestamp_seconds 1900000000",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
@@ -247,6 +298,7 @@ mod tests {
             serde_json::from_str(&answer("/status", &page(&status), expiry(), false).body).unwrap();
         assert_eq!(json["role"], "leader");
         assert_eq!(json["applied"], 6);
+        assert_eq!(json["store"]["alarms"][0]["no_space"]["node"], 1);
         assert_eq!(json["snapshots"][0]["direction"], "incoming");
         assert_eq!(json["snapshots"][0]["bytes"], 5);
     }

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
+use raft_core::NodeId;
 use raft_kv::api::ReadLevel;
 use raft_kv::{
     Content, DeleteRange, Field, Filter, KeyRange, LeaseId, Order, Put, RangeRequest, Revision,
     Sort, SortBy,
 };
 
-use crate::args::any_bytes;
+use crate::args::{any_bytes, duration};
 use crate::failure::Failure;
 
 #[derive(Clone, Debug, Args)]
@@ -240,6 +241,40 @@ pub(crate) enum EventName {
 pub(crate) struct CompactArgs {
     /// The oldest revision that is kept.
     pub(crate) revision: u64,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CheckCommand {
+    /// Whether all nodes hold the same keys and values. Exit code 6 if not, 3 if not all have answered.
+    ///
+    /// Each node reads all it has, so this may take long; those that are behind are waited for.
+    #[command(after_help = "Example:\n  raft check consistency --within 10m")]
+    Consistency(ConsistencyArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConsistencyArgs {
+    /// What to compare. By default all that was acknowledged by now.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) rev: Option<u64>,
+    /// For how long nodes are waited for.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = duration)]
+    pub(crate) within: Duration,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum AlarmCommand {
+    /// Show what is wrong, and with which node.
+    #[command(after_help = "Example:\n  raft alarm list -o json")]
+    List,
+    /// End the alarms about one node that differs from the others, or about all. Those about space end by
+    /// themselves.
+    #[command(after_help = "Example:\n  raft alarm disarm 3")]
+    Disarm {
+        /// Which node. By default all.
+        #[arg(value_name = "NODE")]
+        node: Option<NodeId>,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use comfy_table::Table;
+use raft_kv::client::Comparison;
 use raft_kv::{
-    DeleteOutcome, Event, EventKind, KeyValue, LeaseId, LeaseOutcome, LeaseStatus, OpOutcome,
-    PutOutcome, RangeOutcome, RangeReply, SessionStatus, TxnOutcome, Watched,
+    Alarm, DeleteOutcome, Event, EventKind, KeyValue, LeaseId, LeaseOutcome, LeaseStatus,
+    OpOutcome, PutOutcome, RangeOutcome, RangeReply, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
 
@@ -271,4 +272,56 @@ fn add_row(
 
 fn lease(kv: &KeyValue) -> u64 {
     kv.lease.map_or(0, |lease| lease.0.get())
+}
+
+pub(crate) fn alarm(alarm: Alarm) -> Value {
+    match alarm {
+        Alarm::Diverged { node, revision } => {
+            json!({ "alarm": "diverged", "node": node, "revision": revision.0 })
+        }
+        Alarm::SpaceLow { node } => json!({ "alarm": "space_low", "node": node }),
+        Alarm::NoSpace { node } => json!({ "alarm": "no_space", "node": node }),
+        // One that is added later has a message at least.
+        other => json!({ "alarm": "other", "node": other.node() }),
+    }
+}
+
+/// What the nodes hold, and which of them are wrong.
+pub(crate) fn comparison(comparison: &Comparison) -> Value {
+    let diverging = comparison.diverging();
+    let nodes = comparison.nodes.iter().map(|node| {
+        let digest = node.digest.as_ref();
+        json!({
+            "node_id": node.node_id,
+            "address": node.address,
+            "keys": digest.ok().map(|digest| digest.keys),
+            "hash": digest.ok().map(|digest| format!("{:032x}", digest.hash)),
+            "diverged": digest.ok().map(|_| diverging.contains(&node.node_id)),
+            "error": digest.err(),
+        })
+    });
+    json!({
+        "revision": comparison.revision.0,
+        "consistent": diverging.is_empty(),
+        "complete": comparison.is_complete(),
+        "nodes": nodes.collect::<Value>(),
+    })
+}
+
+pub(crate) fn comparison_table(comparison: &Comparison) -> Table {
+    let diverging = comparison.diverging();
+    let rows = comparison.nodes.iter().map(|node| {
+        let start = [node.node_id.to_string(), node.address.clone()];
+        let end = match &node.digest {
+            Ok(digest) => {
+                let is_wrong = diverging.contains(&node.node_id);
+                let verdict = if is_wrong { "DIFFERS FROM THE OTHERS" } else { "ok" };
+                [digest.keys.to_string(), format!("{:032x}", digest.hash), verdict.to_owned()]
+            }
+            Err(why) => ["-".to_owned(), "-".to_owned(), why.clone()],
+        };
+        [&start[..], &end[..]].concat()
+    });
+    let head = format!("AT REVISION {}", comparison.revision);
+    table(&["NODE", "ADDRESS", "KEYS", "HASH", &head], rows)
 }

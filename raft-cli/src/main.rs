@@ -23,6 +23,7 @@ mod kv_args;
 mod kv_output;
 mod output;
 mod serve;
+mod serve_args;
 mod terminal;
 mod txn_json;
 mod txn_text;

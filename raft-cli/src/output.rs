@@ -12,14 +12,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use comfy_table::{ContentArrangement, Table, presets};
+use raft_kv::api::Condition;
+use raft_kv::client::Comparison;
 use raft_kv::{
-    CompactOutcome, DeleteOutcome, KeyValue, LeaseId, LeaseOutcome, LeaseStatus, Listing,
+    Alarm, CompactOutcome, DeleteOutcome, KeyValue, LeaseId, LeaseOutcome, LeaseStatus, Listing,
     PutOutcome, RangeReply, Revision, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
 
 use crate::args::Output;
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::kv_output;
 
 /// What one request came to.
@@ -39,6 +41,8 @@ pub(crate) enum Reply {
     Leases(Listing<LeaseStatus>),
     Session { session: u64, ttl_ms: u64 },
     Sessions(Listing<SessionStatus>),
+    Compared(Comparison),
+    Alarms(Vec<Alarm>),
     Status(Vec<NodeStatus>),
 }
 
@@ -69,6 +73,8 @@ pub(crate) struct Seen {
     pub(crate) last_index: u64,
     pub(crate) commit_index: u64,
     pub(crate) applied_index: u64,
+    pub(crate) revision: u64,
+    pub(crate) condition: Condition,
 }
 
 impl Reply {
@@ -95,6 +101,15 @@ impl Reply {
             Self::Sessions(sessions) => {
                 let rows = sessions.items.iter().map(kv_output::session_status);
                 json!({ "sessions": rows.collect::<Value>(), "more": sessions.more })
+            }
+            Self::Compared(comparison) => kv_output::comparison(comparison),
+            Self::Alarms(alarms) => {
+                let rows = alarms.iter().map(|alarm| {
+                    let mut fields = kv_output::alarm(*alarm);
+                    fields["message"] = alarm.to_string().into();
+                    fields
+                });
+                json!({ "alarms": rows.collect::<Value>() })
             }
             Self::Status(nodes) => nodes.iter().map(NodeStatus::to_json).collect(),
         }
@@ -125,8 +140,15 @@ impl Reply {
                 [vec![session.to_string(), (ttl_ms / 1_000).to_string()]],
             ),
             Self::Sessions(sessions) => kv_output::sessions_table(&sessions.items),
+            Self::Compared(comparison) => kv_output::comparison_table(comparison),
+            Self::Alarms(alarms) => {
+                table(&["ALARM"], alarms.iter().map(|alarm| vec![alarm.to_string()]))
+            }
             Self::Status(nodes) => table(
-                &["NODE", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED"],
+                &[
+                    "NODE", "ADDRESS", "ROLE", "TERM", "LEADER", "LAST", "COMMIT", "APPLIED",
+                    "ALARMS",
+                ],
                 nodes.iter().map(NodeStatus::to_row),
             ),
         }
@@ -137,12 +159,19 @@ impl Reply {
             Output::Json => print_line(&self.to_json().to_string())?,
             Output::Table => print_line(&self.to_table().to_string())?,
         };
-        Ok(if self.is_success() { printed } else { ExitCode::FAILURE })
+        Ok(self.shortfall().map_or(printed, |kind| ExitCode::from(kind.exit_code())))
     }
 
-    /// A transaction whose comparisons failed is done, but not what was hoped for.
-    fn is_success(&self) -> bool {
-        !matches!(self, Self::Txn(TxnOutcome { succeeded: false, .. }))
+    /// Whether what was asked for is done, but did not come to what was hoped for.
+    fn shortfall(&self) -> Option<Kind> {
+        if let Self::Compared(comparison) = self {
+            if !comparison.diverging().is_empty() {
+                return Some(Kind::Refused);
+            }
+            return (!comparison.is_complete()).then_some(Kind::Unavailable);
+        }
+        // A transaction whose comparisons failed.
+        matches!(self, Self::Txn(TxnOutcome { succeeded: false, .. })).then_some(Kind::Failed)
     }
 }
 
@@ -166,6 +195,15 @@ impl NodeStatus {
             "last_index": seen.map(|seen| seen.last_index),
             "commit_index": seen.map(|seen| seen.commit_index),
             "applied_index": seen.map(|seen| seen.applied_index),
+            "revision": seen.map(|seen| seen.revision),
+            "stored_bytes": seen.map(|seen| seen.condition.stored_bytes),
+            "quota_bytes": seen.and_then(|seen| seen.condition.quota_bytes),
+            "free_bytes": seen.map(|seen| seen.condition.free_bytes),
+            "space": seen.map(|seen| seen.condition.space),
+            "machine_version": seen.map(|seen| seen.condition.version),
+            "alarms": seen.map(|seen| {
+                seen.condition.alarms.iter().copied().map(kv_output::alarm).collect::<Value>()
+            }),
             "reachable": seen.is_some(),
         })
     }
@@ -182,6 +220,7 @@ impl NodeStatus {
                     seen.last_index.to_string(),
                     seen.commit_index.to_string(),
                     seen.applied_index.to_string(),
+                    seen.condition.alarms.len().to_string(),
                 ]);
             }
         }
@@ -249,7 +288,8 @@ pub(crate) fn shown(bytes: &Bytes) -> String {
 
 #[cfg(test)]
 mod tests {
-    use raft_kv::{OpOutcome, RangeOutcome};
+    use raft_core::NodeId;
+    use raft_kv::{MachineVersion, OpOutcome, RangeOutcome, Space};
 
     use super::*;
 
@@ -312,6 +352,16 @@ mod tests {
             last_index: 5,
             commit_index: 4,
             applied_index: 3,
+            revision: 3,
+            condition: Condition {
+                stored_bytes: 90,
+                quota_bytes: Some(100),
+                free_bytes: 1_000,
+                space: Space::Low,
+                version: MachineVersion::FIRST,
+                supports: MachineVersion::SUPPORTED,
+                alarms: vec![Alarm::SpaceLow { node: NodeId::new(1).unwrap() }],
+            },
         };
         let nodes = vec![
             NodeStatus { node_id: Some(1), address: "a:1".into(), seen: Some(seen) },
@@ -322,10 +372,14 @@ mod tests {
             json,
             json!([
                 { "node_id": 1, "address": "a:1", "role": "leader", "term": 2, "leader_id": 1,
-                  "last_index": 5, "commit_index": 4, "applied_index": 3, "reachable": true },
+                  "last_index": 5, "commit_index": 4, "applied_index": 3, "revision": 3,
+                  "stored_bytes": 90, "quota_bytes": 100, "free_bytes": 1000, "space": "low",
+                  "machine_version": 1, "alarms": [{ "alarm": "space_low", "node": 1 }],
+                  "reachable": true },
                 { "node_id": 2, "address": "b:2", "role": null, "term": null, "leader_id": null,
                   "last_index": null, "commit_index": null, "applied_index": null,
-                  "reachable": false },
+                  "revision": null, "stored_bytes": null, "quota_bytes": null, "free_bytes": null,
+                  "space": null, "machine_version": null, "alarms": null, "reachable": false },
             ])
         );
     }

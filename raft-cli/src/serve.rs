@@ -15,14 +15,17 @@ use std::time::Duration;
 use raft_core::{
     Handle, Identity, Incarnation, Node, NodeId, NodeOptions, SnapshotMeta, StopCause,
 };
-use raft_kv::{Kv, KvConfig, Service};
+use raft_kv::{Kv, KvConfig, Service, Upkeep};
 use raft_log::{DataDir, RocksLog, RocksLogConfig};
-use raft_net_quic::{Limits, Monitor, QuicConfig, QuicTransport, TlsFiles};
+use raft_net_quic::{
+    ClientLimits, Limits, Monitor, QuicClient, QuicConfig, QuicTransport, TlsFiles,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
 
+use crate::channel::StoreChannel;
 use crate::commands::TICK;
 use crate::connect::client_tls;
 use crate::door::Door;
@@ -47,8 +50,18 @@ pub(crate) struct Settings {
     pub(crate) lease_drift: Option<u32>,
     /// In MiB a second.
     pub(crate) snapshot_rate: Option<NonZeroU32>,
+    pub(crate) space: SpaceSettings,
+    pub(crate) upkeep: Upkeep,
     pub(crate) join_timeout: Duration,
     pub(crate) exit_with_parent: bool,
+}
+
+/// How much the store may hold, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SpaceSettings {
+    pub(crate) quota: Option<u64>,
+    pub(crate) warning: Option<u64>,
+    pub(crate) min_free: Option<u64>,
 }
 
 /// How a node without data begins.
@@ -73,12 +86,20 @@ pub(crate) fn run(settings: Settings, log: &LogGate) -> Result<ExitCode, Failure
     log.open();
     let handle = running.handle.clone();
     if let Some(listener) = listener {
-        runtime.spawn(http::serve(listener, handle.clone(), running.network.clone()));
+        let sights = http::Sights {
+            handle: handle.clone(),
+            network: running.network.clone(),
+            service: running.service.clone(),
+        };
+        runtime.spawn(http::serve(listener, sights));
     }
     if let Some(joining) = running.joining.take() {
         runtime.spawn(joining.ask(handle.clone()));
     }
     tell_story(&handle);
+    let steward = running.service.clone();
+    let channel = StoreChannel::new(running.to_others.clone());
+    runtime.spawn(async move { steward.look_after(channel, settings.upkeep).await });
     if settings.exit_with_parent {
         stop_with_parent(handle.clone());
     }
@@ -96,6 +117,17 @@ pub(crate) fn run(settings: Settings, log: &LogGate) -> Result<ExitCode, Failure
 }
 
 impl Settings {
+    fn store(&self) -> KvConfig {
+        let SpaceSettings { quota, warning, min_free } = self.space;
+        let defaults = KvConfig::default();
+        KvConfig {
+            quota_bytes: quota,
+            quota_warning_bytes: warning,
+            min_free_bytes: min_free.unwrap_or(defaults.min_free_bytes),
+            ..defaults
+        }
+    }
+
     /// A client's certificate will do to ask with; the node's own, if there is no other.
     fn joining(&self, others: &[String]) -> Result<join::Joining, Failure> {
         let client = client_tls(&self.tls_dir);
@@ -112,6 +144,9 @@ struct Running {
     joining: Option<join::Joining>,
     closed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
     network: Monitor,
+    service: Service,
+    /// Reaches the other members as a client does.
+    to_others: QuicClient,
     /// Locks the directory for as long as the node runs.
     _dir: DataDir,
 }
@@ -120,6 +155,8 @@ struct Running {
 fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> {
     let tls = node_tls(&settings.tls_dir, settings.node);
     let authority = authority(&tls.ca)?;
+    let to_others = QuicClient::new(&tls, ClientLimits::default());
+    let to_others = to_others.map_err(|error| faults::of_certificates(&error))?;
     let mut dir = DataDir::open(&settings.data_dir).map_err(faults::of_directory)?;
     let begin = begin(settings, &dir, &authority, runtime)?;
     let door = Arc::new(Door::new(settings.node));
@@ -140,7 +177,7 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
         dir.initialise(begin.identity, base, &log).map_err(faults::of_directory)?;
     }
     let log = RocksLog::open(&dir, log).map_err(faults::of_directory)?;
-    let kv = Kv::open(&dir.path().join("kv"), KvConfig::default()).map_err(faults::of_store)?;
+    let kv = Kv::open(&dir.path().join("kv"), settings.store()).map_err(faults::of_store)?;
     let reader = kv.reader();
     let mut options = NodeOptions::new(settings.protocol());
     options.raft.incarnation = Some(begin.identity.incarnation);
@@ -149,8 +186,10 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
     check_same_cluster(settings, &begin, &handle)?;
     let address = settings.address(listen);
     let service = Service::new(handle.clone(), reader, begin.identity, address);
-    door.open(handle.clone(), service.map_err(faults::of_store)?);
-    Ok(Running { handle, listen, joining: begin.joining, closed, network, _dir: dir })
+    let service = service.map_err(faults::of_store)?;
+    door.open(handle.clone(), service.clone());
+    let joining = begin.joining;
+    Ok(Running { handle, listen, joining, closed, network, service, to_others, _dir: dir })
 }
 
 /// How this start begins.

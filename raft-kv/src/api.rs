@@ -10,13 +10,17 @@ use raft_core::sessions::SessionTag;
 use raft_core::{ClusterId, Index, Membership, NodeId, RoleName, Term};
 use serde::{Deserialize, Serialize};
 
+use crate::alarm::Alarm;
 use crate::codec;
 use crate::command::{Command, Outcome};
+use crate::digest::RevisionDigest;
 use crate::error::DecodeError;
 use crate::inspect::{Inspected, Inspection};
 use crate::model::Revision;
 use crate::range::RangeRequest;
 use crate::reader::RangeReply;
+use crate::space::Space;
+use crate::version::MachineVersion;
 use crate::watch::{WatchRequest, Watched};
 
 /// What a client asks of a node.
@@ -34,6 +38,11 @@ pub enum Request {
     Inspect(Inspection),
     /// Say what happens to some keys, again and again. Only where a request can have many replies.
     Watch(WatchRequest),
+    /// Say what you hold, in brief. Any node answers that has come as far.
+    Digest {
+        /// As of this revision.
+        revision: Revision,
+    },
 }
 
 /// A change of the store.
@@ -119,6 +128,8 @@ pub enum Answer {
     Inspected(Inspected),
     /// What has happened to some keys. The first one says that the watch has begun, and where.
     Watched(Watched),
+    /// What the node holds.
+    Digest(RevisionDigest),
 }
 
 /// How a node is.
@@ -144,6 +155,27 @@ pub struct NodeStatus {
     pub applied_index: Index,
     /// The revision of its store.
     pub revision: Revision,
+    /// How its store is.
+    pub condition: Condition,
+}
+
+/// How a store is. By default new and empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// The bytes of keys and values with their history, as quotas count them.
+    pub stored_bytes: u64,
+    /// The most there may be. `None` for no limit.
+    pub quota_bytes: Option<u64>,
+    /// The bytes that the file system has to spare.
+    pub free_bytes: u64,
+    /// What follows from these.
+    pub space: Space,
+    /// The version of commands that is in force.
+    pub version: MachineVersion,
+    /// The newest that this node supports.
+    pub supports: MachineVersion,
+    /// What is wrong, as far as this node knows.
+    pub alarms: Vec<Alarm>,
 }
 
 /// Who takes part, as far as a node knows. What one needs to join, too.
@@ -262,6 +294,10 @@ pub enum Rejection {
     LeaseExists,
     /// Reads by lease are off.
     LeasesOff,
+    /// A node has no space left for more data. Deletes and compaction go on.
+    NoSpace,
+    /// Not every node supports that yet.
+    NotActive,
 }
 
 impl Request {
@@ -296,8 +332,9 @@ impl Reply {
     }
 }
 
-/// The version of requests and replies. 1 had puts and ranges with fewer options.
-const VERSION: u8 = 2;
+/// The version of requests and replies. 1 had puts and ranges with fewer options; 2 did not say how the store
+/// is.
+const VERSION: u8 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -345,14 +382,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_arrives() {
+        let node = NodeId::new(2).unwrap();
+        let revision = Revision(7);
+        let condition = Condition {
+            quota_bytes: Some(9),
+            space: Space::Low,
+            alarms: vec![Alarm::Diverged { node, revision }, Alarm::SpaceLow { node }],
+            ..Condition::default()
+        };
+        let status = NodeStatus {
+            cluster_id: ClusterId(1),
+            node_id: node,
+            address: "host:1".to_owned(),
+            role: RoleName::Leader,
+            term: Term(1),
+            leader_id: Some(node),
+            last_index: Index(3),
+            commit_index: Index(2),
+            applied_index: Index(1),
+            revision,
+            condition,
+        };
+        let digest = RevisionDigest { revision, keys: 1, hash: u128::MAX };
+        let header = Header { node, term: Term(1), applied: Index(1), revision };
+        for answer in [Answer::Status(status), Answer::Digest(digest)] {
+            let reply = Reply { header, body: Ok(answer) };
+            assert_eq!(Reply::decode(&reply.encode()).unwrap(), reply);
+        }
+    }
+
+    #[test]
     fn another_version_a_new_kind_and_a_tail_are_told_apart() {
         let bytes = Request::Status.encode();
-        assert_eq!(bytes[..], [2, 2]);
-        let newer = [3, 2];
+        assert_eq!(bytes[..], [3, 2]);
+        let newer = [4, 2];
         let found = Request::decode(&newer).unwrap_err();
-        assert_eq!(found, DecodeError::Version { found: 3, supported: 2 });
-        assert!(matches!(Request::decode(&[2, 99]).unwrap_err(), DecodeError::Malformed(_)));
-        assert_eq!(Request::decode(&[2, 2, 0]).unwrap_err(), DecodeError::Trailing { bytes: 1 });
+        assert_eq!(found, DecodeError::Version { found: 4, supported: 3 });
+        assert!(matches!(Request::decode(&[3, 99]).unwrap_err(), DecodeError::Malformed(_)));
+        assert_eq!(Request::decode(&[3, 2, 0]).unwrap_err(), DecodeError::Trailing { bytes: 1 });
         assert_eq!(Request::decode(&[]).unwrap_err(), DecodeError::Empty);
     }
 }

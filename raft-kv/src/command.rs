@@ -4,6 +4,7 @@
 //! `codec`): a new kind is a new variant at the end. A node that meets a kind it does not know stops (rule L18).
 
 use bytes::Bytes;
+use raft_core::NodeId;
 use raft_core::sessions::{SessionError, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,7 @@ use crate::codec;
 use crate::error::DecodeError;
 use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
 use crate::txn::{Txn, TxnOutcome};
+use crate::version::MachineVersion;
 
 /// A change of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,21 @@ pub enum Command {
     KeepLease(LeaseId),
     /// Ends a lease and deletes its keys, in one revision.
     RevokeLease(LeaseId),
+    /// Switches on what this version of commands adds. Only leaders say this. Nothing, if it is on.
+    Activate(MachineVersion),
+    /// The data of a node is not that of the others. Only leaders say this.
+    RaiseAlarm(Divergence),
+    /// It is, again; or somebody has seen to it. Of one node, or of all.
+    ClearAlarms(Option<NodeId>),
+}
+
+/// A node whose data is not that of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// Which.
+    pub node: NodeId,
+    /// As of this revision.
+    pub revision: Revision,
 }
 
 /// Writes one key. Always makes a new revision, even if the value is the same.
@@ -132,6 +149,10 @@ pub enum Outcome {
     Ticked,
     /// A lease was granted, kept or revoked.
     Lease(LeaseOutcome),
+    /// This version of commands is in force.
+    Activated(MachineVersion),
+    /// An alarm was raised, or alarms were cleared: these are left, by node.
+    Alarms(Vec<Divergence>),
 }
 
 /// A lease was granted, kept or revoked.
@@ -253,6 +274,16 @@ pub enum Refused {
         /// The most bytes of keys and values.
         bytes: u64,
     },
+    /// Not every node supports that yet.
+    #[error(
+        "that needs version {needed} of the state machine, and {active} is active; upgrade every node"
+    )]
+    NotActive {
+        /// What it needs.
+        needed: MachineVersion,
+        /// What is in force.
+        active: MachineVersion,
+    },
 }
 
 impl Command {
@@ -269,7 +300,29 @@ impl Command {
             | Self::Txn(_)
             | Self::GrantLease(_)
             | Self::KeepLease(_)
-            | Self::RevokeLease(_) => false,
+            | Self::RevokeLease(_)
+            | Self::Activate(_)
+            | Self::RaiseAlarm(_)
+            | Self::ClearAlarms(_) => false,
+        }
+    }
+
+    /// Whether it may make the store larger. If not, it is allowed when there is no space.
+    pub fn adds_data(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::GrantLease(_) => true,
+            Self::Txn(txn) => txn.puts(),
+            Self::DeleteRange(_)
+            | Self::Compact(_)
+            | Self::OpenSession { .. }
+            | Self::KeepSession(_)
+            | Self::CloseSession(_)
+            | Self::Tick
+            | Self::KeepLease(_)
+            | Self::RevokeLease(_)
+            | Self::Activate(_)
+            | Self::RaiseAlarm(_)
+            | Self::ClearAlarms(_) => false,
         }
     }
 }

@@ -23,6 +23,15 @@ pub struct KvConfig {
     pub write_buffer_bytes: usize,
     /// Memory for blocks of files, their indexes and filters, in bytes.
     pub block_cache_bytes: usize,
+    /// How many bytes keys and values may take here with their history, as the store counts them: before
+    /// compression, with a few bytes for each. Beyond, puts are refused (deletes are not). `None` for no
+    /// limit.
+    pub quota_bytes: Option<u64>,
+    /// From so many bytes on there is an alarm. `None` for four fifths of the quota.
+    pub quota_warning_bytes: Option<u64>,
+    /// Puts are also refused while the file system of the store has fewer bytes to spare, and there is an
+    /// alarm while it has less than twice as many: what makes room needs some itself.
+    pub min_free_bytes: u64,
     /// How many watches may be under way at once. Each may hold 256 KiB of events that wait, all of them
     /// together 64 MiB.
     pub max_watches: usize,
@@ -40,6 +49,9 @@ impl Default for KvConfig {
             max_reply_bytes: 4 << 20,
             write_buffer_bytes: 64 << 20,
             block_cache_bytes: 64 << 20,
+            quota_bytes: None,
+            quota_warning_bytes: None,
+            min_free_bytes: 64 << 20,
             max_watches: 100_000,
             max_open_files: 512,
             background_jobs: 2,
@@ -48,6 +60,11 @@ impl Default for KvConfig {
 }
 
 impl KvConfig {
+    /// From how many bytes on there is an alarm.
+    pub(crate) fn warning_bytes(&self) -> Option<u64> {
+        self.quota_warning_bytes.or_else(|| self.quota_bytes.map(|quota| quota / 5 * 4))
+    }
+
     /// Whether it makes sense.
     ///
     /// # Errors
@@ -65,6 +82,13 @@ impl KvConfig {
         within("max_reply_bytes", self.max_reply_bytes, 1 << 10, 64 << 20)?;
         within("write_buffer_bytes", self.write_buffer_bytes, 1 << 20, 4 << 30)?;
         within("block_cache_bytes", self.block_cache_bytes, 1 << 20, 64 << 30)?;
+        if let (Some(warning), Some(quota)) = (self.quota_warning_bytes, self.quota_bytes)
+            && warning > quota
+        {
+            let what =
+                format!("quota_warning_bytes is {warning}, over quota_bytes, which is {quota}");
+            return Err(KvError::Config(format!("{what}; use less")));
+        }
         within("max_watches", self.max_watches, 0, 10_000_000)?;
         within("max_open_files", self.max_open_files.into(), 32, 65_535)?;
         within("background_jobs", self.background_jobs.into(), 1, 64)

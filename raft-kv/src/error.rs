@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use raft_core::{LogId, MachineError};
 
 use crate::model::Revision;
+use crate::version::MachineVersion;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -35,13 +36,28 @@ pub enum KvError {
         /// What RocksDB said.
         source: rocksdb::Error,
     },
-    /// The store was written by a version of this program that knows more. Use that version.
-    #[error("the store has format {found}; this program knows {supported}; use a newer program")]
+    /// The store was written by another version of this program. Use that version, or replace the store
+    /// from a peer.
+    #[error(
+        "the store has format {found} and this program knows {supported}; use the program that wrote \
+         it, or replace the store from a peer"
+    )]
     Format {
         /// The format found.
         found: String,
-        /// The newest format this program knows.
+        /// The format this program knows.
         supported: u32,
+    },
+    /// The cluster has switched on what this program does not support (rule C7). Upgrade it.
+    #[error(
+        "version {found} of the state machine is active and this program supports {supported}; \
+         upgrade it"
+    )]
+    Newer {
+        /// What is in force.
+        found: MachineVersion,
+        /// What this program supports.
+        supported: MachineVersion,
     },
     /// What is stored makes no sense. Remove this node's store and let a peer send a snapshot.
     #[error("the key-value store is damaged: {what}; replace it from a peer")]
@@ -97,7 +113,13 @@ impl KvError {
 
     /// The same as an error that stops the node (rule L14).
     pub(crate) fn fatal(doing: &'static str) -> impl FnOnce(Self) -> MachineError {
-        move |error| MachineError::Storage { doing, source: Box::new(error) }
+        move |error| {
+            if matches!(error, Self::Newer { .. }) {
+                let what = format!("what the cluster has switched to: {error}");
+                return MachineError::Unknown { what };
+            }
+            MachineError::Storage { doing, source: Box::new(error) }
+        }
     }
 }
 

@@ -7,10 +7,12 @@
 //! - Commands of a client's session are run once, however often they are sent; leases take keys along
 //!   when they end. Both go by a clock that stands in the log.
 //! - [`Service`] answers clients in the name of a node; [`api`] is what they say to each other.
+//! - [`Service::look_after`] is what a cluster does by itself: it compares its nodes, gives up old history.
 //! - [`Watch`] tells a client what happens to some keys, in order and without a gap.
 //! - [`client`] is the other side. Like the service it knows nothing of the network: it is generic
 //!   over a channel that carries bytes. [`recipes`] are what can be built with it: locks, elections.
 
+mod alarm;
 pub mod api;
 mod apply;
 pub mod client;
@@ -33,17 +35,21 @@ mod record;
 mod scan;
 mod service;
 mod snapshot;
+mod space;
+mod steward;
 mod store;
 mod timed;
 mod txn;
+mod version;
 mod watch;
 
+pub use alarm::Alarm;
 pub use command::{
-    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Field, LeaseGrant, LeaseOutcome,
-    Outcome, Put, PutOutcome, Refused,
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Divergence, Field, LeaseGrant,
+    LeaseOutcome, Outcome, Put, PutOutcome, Refused,
 };
 pub use config::KvConfig;
-pub use digest::Digest;
+pub use digest::{Digest, RevisionDigest};
 pub use error::{DecodeError, KvError};
 pub use inspect::{Inspected, Inspection, LeaseStatus, Listing, SessionStatus};
 pub use kv::Kv;
@@ -52,5 +58,8 @@ pub use proposal::{Proposal, Stamp};
 pub use range::{Content, Filter, Order, RangeRequest, Sort, SortBy};
 pub use reader::{KvReader, RangeReply};
 pub use service::{Service, Watch};
+pub use space::Space;
+pub use steward::Upkeep;
 pub use txn::{Compare, Nested, OpOutcome, RangeOutcome, Relation, Target, Txn, TxnOp, TxnOutcome};
+pub use version::MachineVersion;
 pub use watch::{Event, EventFilter, EventKind, WatchRequest, Watched};

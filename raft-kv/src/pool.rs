@@ -16,15 +16,16 @@ pub(crate) struct Pool {
 type Job = Box<dyn FnOnce() + Send>;
 
 impl Pool {
-    pub(crate) fn start(threads: usize, waiting: usize) -> Result<Self, KvError> {
+    /// Threads that are called `name`, and at most so many jobs that wait for one.
+    pub(crate) fn start(name: &str, threads: usize, waiting: usize) -> Result<Self, KvError> {
         let (jobs, queue) = sync_channel::<Job>(waiting);
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
             let queue = queue.clone();
             thread::Builder::new()
-                .name(format!("kv-read-{number}"))
+                .name(format!("{name}-{number}"))
                 .spawn(move || work(&queue))
-                .map_err(KvError::io("starting a thread for", "reads"))?;
+                .map_err(KvError::io("starting a thread for", name))?;
         }
         Ok(Self { jobs })
     }
@@ -82,7 +83,7 @@ mod tests {
 
     #[test]
     fn what_is_too_much_comes_back_and_the_rest_is_done() {
-        let pool = Pool::start(1, 2).unwrap();
+        let pool = Pool::start("test", 1, 2).unwrap();
         let (block, blocked) = channel::<()>();
         let (started, start) = channel();
         let (done, results) = channel();

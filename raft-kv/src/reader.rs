@@ -11,14 +11,16 @@ use raft_core::sessions::ClusterTime;
 use raft_core::{Index, LogId};
 use serde::{Deserialize, Serialize};
 
+use crate::command::Divergence;
 use crate::config::KvConfig;
-use crate::digest::{self, Digest};
+use crate::digest::{self, Digest, RevisionDigest};
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::range::RangeRequest;
 use crate::record::State;
 use crate::scan::View;
 use crate::store::Store;
+use crate::version::MachineVersion;
 use crate::watch::{Bell, Hub};
 
 /// Reads a [`Kv`](crate::Kv). Cheap to clone. As long as one lives the store stays open.
@@ -131,6 +133,50 @@ impl KvReader {
     /// [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
     pub fn digest(&self) -> Result<Digest, KvError> {
         digest::of(&View::new(&self.live.store())?)
+    }
+
+    /// A hash of what one revision held. Two stores that have come as far have the same. Reads all of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`KvReader::range`].
+    pub fn revision_digest(&self, revision: Revision) -> Result<RevisionDigest, KvError> {
+        let store = self.live.store();
+        let view = View::new(&store)?;
+        readable(Some(revision), view.state())?;
+        digest::of_revision(&view, revision)
+    }
+
+    /// The bytes of all keys and values with their history, as [`KvConfig::quota_bytes`] counts them.
+    pub fn stored_bytes(&self) -> u64 {
+        self.live.state().bytes
+    }
+
+    /// Which version of commands is in force.
+    pub fn machine_version(&self) -> MachineVersion {
+        self.live.state().machine
+    }
+
+    /// The nodes whose data is not that of the others, as far as this one has heard, by id.
+    ///
+    /// # Errors
+    ///
+    /// [`KvError::Storage`] or [`KvError::Corrupt`] if the store cannot be read.
+    pub fn alarms(&self) -> Result<Vec<Divergence>, KvError> {
+        self.live.store().alarms()
+    }
+
+    /// Whether there is history that was given up and still takes space.
+    pub(crate) fn has_garbage(&self) -> bool {
+        let state = self.live.state();
+        state.purged < state.compacted
+    }
+
+    /// The bytes that the file system of the store has to spare.
+    pub(crate) fn free_bytes(&self) -> Result<u64, KvError> {
+        let store = self.live.store();
+        let looking = KvError::io("looking at the space of", store.path());
+        fs4::available_space(store.path()).map_err(looking)
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {

@@ -4,10 +4,10 @@
 //!
 //! | family | key | value |
 //! |---|---|---|
-//! | `default` | `format`, `state`, `membership` | how far the store has come |
+//! | `default` | `format`, `state`, `membership`, `alarms` | how far the store has come |
 //! | `latest` | `k` | the record of the key as it is now |
 //! | `old` | `k` escaped, `r` (8 bytes) | the record that revision `r` replaced or deleted |
-//! | `changes` | `r` (8 bytes), number within `r` (4 bytes) | what happened (1 byte), `k` |
+//! | `changes` | `r` (8 bytes), number within `r` (4 bytes) | what happened (1 byte), `k` (*) |
 //! | `sessions` | session (8 bytes) | how long it lives, when it was heard of, its lowest number |
 //! | `sessions` | session (8 bytes), number (8 bytes) | the answer to that number |
 //! | `leases` | lease (8 bytes) | how long it lives, when it ends, how much it has |
@@ -15,6 +15,9 @@
 //!
 //! A record is `create_revision, mod_revision, version, lease` in postcard, then the value as it
 //! is.
+//!
+//! (*) Between the two, if a record ended there, stands how long that is (4 bytes): so purging history
+//! knows how much room it makes without reading what it removes.
 //!
 //! # Why so
 //!
@@ -52,13 +55,15 @@ use serde::{Deserialize, Serialize};
 use crate::codec;
 use crate::error::KvError;
 use crate::model::{KeyValue, LeaseId, Revision};
+use crate::version::MachineVersion;
 
 /// The format described above. Stored under [`FORMAT_KEY`].
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 pub(crate) const FORMAT_KEY: &[u8] = b"format";
 pub(crate) const STATE_KEY: &[u8] = b"state";
 pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
+pub(crate) const ALARMS_KEY: &[u8] = b"alarms";
 
 /// How far the store has come. Written with the data, in the same batch (rule C3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +81,10 @@ pub(crate) struct State {
     pub(crate) clock: ClusterTime,
     /// How many sessions and leases there are. While there are none, time may stand still.
     pub(crate) timed: u64,
+    /// What commands mean.
+    pub(crate) machine: MachineVersion,
+    /// The bytes of all rows of `latest`, `old` and `changes`. Like `purged` this node's own affair.
+    pub(crate) bytes: u64,
 }
 
 impl State {
@@ -86,6 +95,8 @@ impl State {
         purged: Revision(0),
         clock: ClusterTime(0),
         timed: 0,
+        machine: MachineVersion::FIRST,
+        bytes: 0,
     };
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -223,22 +234,34 @@ pub(crate) fn parse_change_key(stored: &[u8]) -> Result<Revision, KvError> {
     }
 }
 
-pub(crate) fn encode_change(kind: ChangeKind, key: &[u8]) -> Vec<u8> {
-    let tag = match kind {
-        ChangeKind::Created => 0,
-        ChangeKind::Modified => 1,
-        ChangeKind::Deleted => 2,
-    };
-    [&[tag], key].concat()
+/// What stands in `changes`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Noted<'a> {
+    pub(crate) kind: ChangeKind,
+    pub(crate) key: &'a [u8],
+    /// The length of the record that ended. 0 if none did.
+    pub(crate) ended: u32,
 }
 
-pub(crate) fn decode_change(stored: &[u8]) -> Result<(ChangeKind, &[u8]), KvError> {
-    match stored {
-        [0, key @ ..] => Ok((ChangeKind::Created, key)),
-        [1, key @ ..] => Ok((ChangeKind::Modified, key)),
-        [2, key @ ..] => Ok((ChangeKind::Deleted, key)),
-        _ => Err(KvError::corrupt(format!("a change: {stored:02x?}"))),
+pub(crate) fn encode_change(change: &Noted<'_>) -> Vec<u8> {
+    let Noted { kind, key, ended } = change;
+    match kind {
+        ChangeKind::Created => [&[0], *key].concat(),
+        ChangeKind::Modified => [&[1], &ended.to_be_bytes()[..], *key].concat(),
+        ChangeKind::Deleted => [&[2], &ended.to_be_bytes()[..], *key].concat(),
     }
+}
+
+pub(crate) fn decode_change(stored: &[u8]) -> Result<Noted<'_>, KvError> {
+    let bad = || KvError::corrupt(format!("a change: {stored:02x?}"));
+    let (kind, rest) = match stored {
+        [0, key @ ..] => return Ok(Noted { kind: ChangeKind::Created, key, ended: 0 }),
+        [1, rest @ ..] => (ChangeKind::Modified, rest),
+        [2, rest @ ..] => (ChangeKind::Deleted, rest),
+        _ => return Err(bad()),
+    };
+    let (ended, key) = rest.split_first_chunk::<4>().ok_or_else(bad)?;
+    Ok(Noted { kind, key, ended: u32::from_be_bytes(*ended) })
 }
 
 /// A row of `sessions` or `leases` that has fields.

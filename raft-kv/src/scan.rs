@@ -1,7 +1,5 @@
 //! One state of the store, and the ways through it.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use rocksdb::{
     ColumnFamily, DB, DBPinnableSlice, DBRawIteratorWithThreadMode, ErrorKind, ReadOptions,
@@ -19,6 +17,30 @@ pub(crate) struct View<'a> {
     frozen: SnapshotWithThreadMode<'a, DB>,
     families: Families<'a>,
     state: State,
+}
+
+/// What is shown of each key: the key, and its record.
+pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), KvError>;
+
+/// Whether what is read is kept in memory for the next who reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Caching {
+    Through,
+    /// For who reads everything, and would leave nothing else there.
+    Past,
+}
+
+impl Caching {
+    fn options(self) -> ReadOptions {
+        let mut options = ReadOptions::default();
+        options.fill_cache(matches!(self, Self::Through));
+        options
+    }
+}
+
+/// The key that an iterator over `old` stands at.
+fn here(old: &Rows<'_>) -> Result<Option<Vec<u8>>, KvError> {
+    Ok(old.key().map(parse_old_key).transpose()?.map(|(key, _)| key))
 }
 
 pub(crate) type Rows<'a> = DBRawIteratorWithThreadMode<'a, DB>;
@@ -74,27 +96,39 @@ impl<'a> View<'a> {
         room: usize,
     ) -> Result<Found, KvError> {
         let mut found = Collector::new(request, room);
-        if !request.range.is_empty() {
-            match at {
-                None => self.now(&request.range, &mut found)?,
-                Some(at) => self.past(&request.range, at, &mut found)?,
-            }
-        }
+        self.each(&request.range, at, Caching::Through, &mut |key, record| found.add(key, record))?;
         Ok(found.finish())
     }
 
-    fn now(&self, range: &KeyRange, found: &mut Collector<'_>) -> Result<(), KvError> {
+    /// Shows `each` key of `range` with its record, by key, as of `at` or now. `at` must not be compacted.
+    pub(crate) fn each(
+        &self,
+        range: &KeyRange,
+        at: Option<Revision>,
+        caching: Caching,
+        each: Each<'_>,
+    ) -> Result<(), KvError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        match at {
+            None => self.now(range, caching, each),
+            Some(at) => self.past(range, at, caching, each),
+        }
+    }
+
+    fn now(&self, range: &KeyRange, caching: Caching, each: Each<'_>) -> Result<(), KvError> {
         if let KeyRange::One(key) = range {
             let record = self.frozen.get_pinned_cf(self.families.latest, key);
             if let Some(record) = record.map_err(KvError::storage("reading a key"))? {
-                found.add(key, &record)?;
+                each(key, &record)?;
             }
             return Ok(());
         }
-        let mut rows = self.rows(self.families.latest, range.before(), ReadOptions::default());
+        let mut rows = self.rows(self.families.latest, range.before(), caching.options());
         rows.seek(range.first());
         while let Some((key, record)) = rows.item() {
-            found.add(key, record)?;
+            each(key, record)?;
             rows.next();
         }
         rows.status().map_err(KvError::storage("reading a range"))
@@ -104,48 +138,56 @@ impl<'a> View<'a> {
         &self,
         range: &KeyRange,
         at: Revision,
-        found: &mut Collector<'_>,
+        caching: Caching,
+        each: Each<'_>,
     ) -> Result<(), KvError> {
         let before = range.before();
         let old_before = before.as_deref().map(|before| Bytes::from(old_bound(before)));
-        let mut now = self.rows(self.families.latest, before, ReadOptions::default());
-        let mut old = self.rows(self.families.old, old_before, ReadOptions::default());
+        let mut now = self.rows(self.families.latest, before, caching.options());
+        let mut old = self.rows(self.families.old, old_before, caching.options());
         now.seek(range.first());
         old.seek(old_bound(range.first()));
+        let mut old_here = here(&old)?;
         loop {
-            let old_here = old.key().map(parse_old_key).transpose()?.map(|(key, _)| key);
-            let now_here = now.key();
-            let key: Cow<'_, [u8]> = match (now_here, old_here) {
-                (Some(a), Some(b)) if a <= &b[..] => Cow::Owned(a.to_vec()),
-                (_, Some(b)) => Cow::Owned(b),
-                (Some(a), None) => Cow::Owned(a.to_vec()),
+            match (now.item(), &old_here) {
                 (None, None) => break,
-            };
-            self.add_past(&key, at, (&mut now, &mut old), found)?;
+                // Most keys have no past: no need to look for it.
+                (Some((key, record)), old_key)
+                    if old_key.as_ref().is_none_or(|old| key < &old[..]) =>
+                {
+                    if Head::decode(record)?.0.mod_revision <= at {
+                        each(key, record)?;
+                    }
+                    now.next();
+                }
+                (_, Some(key)) => {
+                    Self::past_of(key, at, (&mut now, &mut old), each)?;
+                    old_here = here(&old)?;
+                }
+                (Some(_), None) => unreachable!("the second arm takes it"),
+            }
         }
         now.status().map_err(KvError::storage("reading a range"))?;
         old.status().map_err(KvError::storage("reading old records"))
     }
 
-    /// Adds `key` as it was at `at`, and moves both iterators beyond it. Neither is beyond it yet.
-    fn add_past(
-        &self,
+    /// Shows `each` a key that has a past as it was at `at`, and moves both iterators beyond it. That of the
+    /// past stands at it, the other at it or beyond.
+    fn past_of(
         key: &[u8],
         at: Revision,
         (now, old): (&mut Rows<'_>, &mut Rows<'_>),
-        found: &mut Collector<'_>,
+        each: Each<'_>,
     ) -> Result<(), KvError> {
-        let mut is_added = false;
-        if let Some(record) = now.item().filter(|(here, _)| *here == key).map(|(_, record)| record)
-        {
-            let (head, _) = Head::decode(record)?;
-            if head.mod_revision <= at {
-                found.add(key, record)?;
-                is_added = true;
+        let mut is_shown = false;
+        if let Some((_, record)) = now.item().filter(|(here, _)| *here == key) {
+            if Head::decode(record)?.0.mod_revision <= at {
+                each(key, record)?;
+                is_shown = true;
             }
             now.next();
         }
-        if !is_added {
+        if !is_shown {
             // Of the records that ended after `at`, the first is the only one that can have begun
             // by then.
             old.seek(old_key(key, at.next()));
@@ -153,7 +195,7 @@ impl<'a> View<'a> {
                 && parse_old_key(stored)?.0 == key
                 && Head::decode(record)?.0.mod_revision <= at
             {
-                found.add(key, record)?;
+                each(key, record)?;
             }
         }
         old.seek(old_key(key, Revision(u64::MAX)));

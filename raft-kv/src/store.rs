@@ -16,12 +16,15 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
+use crate::command::Divergence;
 use crate::config::KvConfig;
 use crate::error::KvError;
 use crate::home::{Home, RemoveOnDrop};
 use crate::record::{
-    FORMAT, FORMAT_KEY, MEMBERSHIP_KEY, STATE_KEY, State, decode_membership, encode_membership,
+    ALARMS_KEY, FORMAT, FORMAT_KEY, MEMBERSHIP_KEY, STATE_KEY, State, decode_membership,
+    decode_row, encode_membership,
 };
+use crate::version::MachineVersion;
 
 /// An open database. The fields are dropped in order: the database is closed before its directory
 /// is removed, and the lock is given up last.
@@ -96,6 +99,10 @@ impl Store {
         Ok(store)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn db(&self) -> &DB {
         &self.db
     }
@@ -120,6 +127,11 @@ impl Store {
     /// The last membership it was given.
     pub(crate) fn membership(&self) -> Result<Option<(LogId, Membership)>, KvError> {
         self.meta(MEMBERSHIP_KEY)?.map(|bytes| decode_membership(&bytes)).transpose()
+    }
+
+    /// The nodes whose data is not that of the others, by id.
+    pub(crate) fn alarms(&self) -> Result<Vec<Divergence>, KvError> {
+        self.meta(ALARMS_KEY)?.map_or(Ok(Vec::new()), |bytes| decode_row("the alarms", &bytes))
     }
 
     /// Stores a membership and makes it durable.
@@ -189,10 +201,16 @@ impl Store {
             return self.write(batch);
         };
         match <[u8; 4]>::try_from(&bytes[..]).map(u32::from_be_bytes) {
-            Ok(FORMAT) => Ok(()),
+            Ok(FORMAT) => self.check_version(),
             Ok(found) => Err(KvError::Format { found: found.to_string(), supported: FORMAT }),
             Err(_) => Err(KvError::corrupt(format!("its format is {bytes:02x?}"))),
         }
+    }
+
+    /// Rule C7.
+    fn check_version(&self) -> Result<(), KvError> {
+        let (found, supported) = (self.state()?.machine, MachineVersion::SUPPORTED);
+        if found > supported { Err(KvError::Newer { found, supported }) } else { Ok(()) }
     }
 
     fn meta(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {

@@ -129,6 +129,15 @@ impl Txn {
         })
     }
 
+    /// Whether it puts anything, one way or the other.
+    pub fn puts(&self) -> bool {
+        self.then.iter().chain(&self.otherwise).any(|op| match op {
+            TxnOp::Put(_) => true,
+            TxnOp::Range(_) | TxnOp::DeleteRange(_) => false,
+            TxnOp::Txn(txn) => txn.puts(),
+        })
+    }
+
     /// Whether it makes sense, whatever the store holds.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use raft_core::sessions::SessionId;
 use raft_core::{ClusterId, Index, Membership, NodeId, RoleName, Term};
 use raft_kv::api::{
-    Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, ReadLevel, Rejection, Reply,
-    Request, Write,
+    Answer, Condition, ErrorReply, Header, LeaderHint, Members, NodeStatus, ReadLevel, Rejection,
+    Reply, Request, Write,
 };
 use raft_kv::client::{Channel, ChannelError, Client, ClientError, NotSentKind};
 use raft_kv::{Command, KeyRange, Outcome, PutOutcome, RangeReply, RangeRequest, Revision};
@@ -192,6 +192,7 @@ impl Cluster {
                 commit_index: Index(self.applied),
                 applied_index: Index(self.applied),
                 revision: Revision(self.applied),
+                condition: Condition::default(),
             })),
             Request::Write(Write { command: Command::OpenSession { ttl_ms }, .. }) if leads => {
                 self.sessions += 1;
@@ -215,7 +216,7 @@ impl Cluster {
                 }))
             }
             Request::Write(_) | Request::Range(_) | Request::Inspect(_) => Err(not_leader),
-            Request::Watch(_) => unreachable!("nobody watches here"),
+            Request::Watch(_) | Request::Digest { .. } => unreachable!("nobody asks that here"),
         }
     }
 }

@@ -30,9 +30,9 @@ use goldenscript::{ArgumentConsumer as Arguments, Command as Line, Context};
 use raft_core::sessions::{ClusterTime, SessionId, SessionTag};
 use raft_core::{Payload, Term};
 use raft_kv::{
-    Command, Compact, Compare, Content, DeleteRange, Field, Filter, KeyRange, KeyValue, LeaseGrant,
-    LeaseId, LeaseOutcome, Nested, OpOutcome, Order, Outcome, Proposal, Put, RangeRequest,
-    Relation, Revision, SortBy, Stamp, Target, Txn, TxnOp, TxnOutcome,
+    Command, Compact, Compare, Content, DeleteRange, Divergence, Field, Filter, KeyRange, KeyValue,
+    LeaseGrant, LeaseId, LeaseOutcome, MachineVersion, Nested, OpOutcome, Order, Outcome, Proposal,
+    Put, RangeRequest, Relation, Revision, SortBy, Stamp, Target, Txn, TxnOp, TxnOutcome,
 };
 use support::Subject;
 
@@ -51,6 +51,11 @@ fn lease() {
 #[test]
 fn session() {
     run_folder("session");
+}
+
+#[test]
+fn upkeep() {
+    run_folder("upkeep");
 }
 
 #[test]
@@ -167,6 +172,18 @@ impl goldenscript::Runner for Script {
             "alive" => Some(Command::KeepSession(session_id(&mut args)?)),
             "close" => Some(Command::CloseSession(session_id(&mut args)?)),
             "tick" => Some(Command::Tick),
+            "activate" => {
+                let version = args.next_pos().ok_or("which version?")?.parse()?;
+                Some(Command::Activate(MachineVersion(version)))
+            }
+            "alarm" => {
+                let node = args.next_pos().ok_or("which node?")?.parse()?;
+                let revision = Revision(number(&mut args, "revision")?.ok_or("since when?")?);
+                Some(Command::RaiseAlarm(Divergence { node, revision }))
+            }
+            "clear" => {
+                Some(Command::ClearAlarms(args.next_pos().map(|node| node.parse()).transpose()?))
+            }
             _ => None,
         };
         let output = match (command, line.name.as_str()) {
@@ -338,6 +355,14 @@ fn shown(outcome: &Outcome) -> String {
         Outcome::Ticked => String::new(),
         Outcome::Lease(LeaseOutcome { lease, ttl_ms, revision }) => {
             format!("lease {lease} lives {ttl_ms} ms, revision {revision}\n")
+        }
+        Outcome::Activated(version) => format!("version {version}\n"),
+        Outcome::Alarms(alarms) => {
+            let mut text = format!("{} alarms\n", alarms.len());
+            for Divergence { node, revision } in alarms {
+                writeln!(text, "node {node} since revision {revision}").unwrap();
+            }
+            text
         }
         Outcome::Refused(refused) => format!("refused: {refused}\n"),
     }

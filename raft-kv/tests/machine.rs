@@ -12,8 +12,8 @@ use raft_core::{
     Applied, Entry, Index, LogId, MachineError, Payload, SnapshotMeta, StateMachine, Term,
 };
 use raft_kv::{
-    Command, Compact, DeleteRange, KeyRange, Kv, KvError, Outcome, Proposal, Put, RangeRequest,
-    Refused, Revision,
+    Command, Compact, DeleteRange, KeyRange, Kv, KvError, MachineVersion, Outcome, Proposal, Put,
+    RangeRequest, Refused, Revision,
 };
 use support::{Arrived, Subject, config, image_of, tempdir, three_voters};
 
@@ -376,6 +376,95 @@ fn a_long_answer_is_cut_and_says_so() {
     assert_eq!((reply.kvs.len(), reply.count, reply.more), (3, 6, true));
 }
 
+/// The bytes of the rows that quotas count, as they stand on the disk.
+fn rows(subject: &Subject) -> u64 {
+    let image = image_of(subject.path());
+    let path = image.path().join("store-1");
+    let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), path, FAMILIES).unwrap();
+    let families = ["latest", "old", "changes"].map(|name| db.cf_handle(name).unwrap());
+    let rows = families
+        .into_iter()
+        .flat_map(|family| db.iterator_cf(family, rocksdb::IteratorMode::Start));
+    rows.map(Result::unwrap).map(|(key, row)| (key.len() + row.len()) as u64).sum()
+}
+
+#[test]
+fn the_bytes_that_quotas_count_are_those_that_are_stored() {
+    let mut subject = Subject::new();
+    assert_eq!(subject.reader().stored_bytes(), 0);
+    for round in 0..300_u64 {
+        let key = format!("k{}\0", round % 7);
+        match round % 5 {
+            4 => subject.run(Command::DeleteRange(DeleteRange {
+                range: KeyRange::prefix(key),
+                prev_kv: false,
+            })),
+            _ => subject.run(put(key, "v".repeat(usize::try_from(round % 90).unwrap()))),
+        };
+        if round % 50 == 49 {
+            subject.flush();
+            assert_eq!(subject.reader().stored_bytes(), rows(&subject), "after {round}");
+        }
+    }
+    subject.crash();
+    subject.replay(64);
+    let revision = subject.reader().revision();
+    let before = subject.reader().stored_bytes();
+    subject.run(Command::Compact(Compact { revision }));
+    // What was given up goes as more is applied.
+    subject.run(put("k", "v"));
+    subject.flush();
+    assert_eq!(subject.reader().stored_bytes(), rows(&subject));
+    assert!(subject.reader().stored_bytes() < before / 4);
+}
+
+/// Rule C7. What a newer program has switched on, an older one must not touch.
+#[test]
+fn a_version_that_is_not_supported_is_not_applied_and_not_opened() {
+    let mut subject = Subject::new();
+    subject.run(put("k", "v"));
+    let newer = MachineVersion(MachineVersion::SUPPORTED.0 + 1);
+    let entry =
+        Entry { id: LogId::new(Term(1), Index(2)), payload: payload(&Command::Activate(newer)) };
+    let error = subject.kv().apply(&[entry], &mut Vec::new()).unwrap_err();
+    assert!(
+        matches!(&error, MachineError::Unknown { what } if what.contains("upgrade")),
+        "{error}"
+    );
+}
+
+/// What a revision held stays the same, whatever is written after it, until it is compacted.
+#[test]
+fn the_digest_of_a_revision_stays() {
+    let mut subject = Subject::new();
+    let mut digests = vec![];
+    for round in 0..60_usize {
+        let key = format!("k{}", round % 9);
+        if round % 4 == 3 {
+            let range = KeyRange::One(key.into());
+            subject.run(Command::DeleteRange(DeleteRange { range, prev_kv: false }));
+        } else {
+            subject.run(put(key, format!("v{round}")));
+        }
+        let reader = subject.reader();
+        let digest = reader.revision_digest(reader.revision()).unwrap();
+        assert_eq!(digest.keys, reader.range(&RangeRequest::new(KeyRange::all())).unwrap().count);
+        digests.push(digest);
+    }
+    for digest in &digests {
+        assert_eq!(subject.reader().revision_digest(digest.revision).unwrap(), *digest);
+    }
+    let mut hashes: Vec<_> = digests.iter().map(|digest| digest.hash).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    let mut revisions: Vec<_> = digests.iter().map(|digest| digest.revision).collect();
+    revisions.dedup();
+    assert_eq!(hashes.len(), revisions.len(), "each revision has its own");
+    let next = subject.reader().revision().next();
+    let error = subject.reader().revision_digest(next).unwrap_err();
+    assert!(matches!(error, KvError::FutureRevision { .. }), "{error}");
+}
+
 #[test]
 fn a_store_in_use_of_a_newer_format_or_without_its_data_is_not_opened() {
     let mut subject = Subject::new();
@@ -394,7 +483,7 @@ fn a_store_in_use_of_a_newer_format_or_without_its_data_is_not_opened() {
     let options = rocksdb::Options::default();
     {
         let mut db = rocksdb::DB::open_cf(&options, &path, FAMILIES).unwrap();
-        db.put("format", 2_u32.to_be_bytes()).unwrap();
+        db.put("format", 99_u32.to_be_bytes()).unwrap();
         db.create_cf("novelties", &options).unwrap();
     }
     let error = Kv::open(newer.path(), config()).unwrap_err();

@@ -291,7 +291,10 @@ impl Quick {
                 | Command::Tick
                 | Command::GrantLease(_)
                 | Command::KeepLease(_)
-                | Command::RevokeLease(_) => {}
+                | Command::RevokeLease(_)
+                | Command::Activate(_)
+                | Command::RaiseAlarm(_)
+                | Command::ClearAlarms(_) => {}
             }),
             Self::Read(request) => move_read(request, base),
         }

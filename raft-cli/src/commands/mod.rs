@@ -1,7 +1,9 @@
 //! The commands: one file each. A command checks what was typed, does it, and prints what came of
 //! it.
 
+mod alarm;
 mod bench;
+mod check;
 mod compact;
 mod completion;
 mod del;
@@ -48,6 +50,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         | Command::Lease(_)
         | Command::Session(_)
         | Command::Compact(_)
+        | Command::Check(_)
+        | Command::Alarm(_)
         | Command::Status
         | Command::Shell
         | Command::Log(_)
@@ -73,6 +77,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Lease(what) => once(&global, &Request::Lease(what)),
         Command::Session(what) => once(&global, &Request::Session(what)),
         Command::Compact(args) => once(&global, &Request::Compact(args)),
+        Command::Check(what) => once(&global, &Request::Check(what)),
+        Command::Alarm(what) => once(&global, &Request::Alarm(what)),
         Command::Status => once(&global, &Request::Status),
         Command::Shell => shell::run(&global),
         Command::Log(command) => log::run(&command, global.output),
@@ -109,6 +115,8 @@ async fn answer(session: &Session, request: &Request) -> Result<Reply, Failure> 
         Request::Lease(what) => lease::request(session, what).await,
         Request::Session(what) => session::request(session, what).await,
         Request::Compact(args) => compact::request(session, args).await,
+        Request::Check(what) => check::request(session, what).await,
+        Request::Alarm(what) => alarm::request(session, what).await,
         Request::Status => status::request(session).await,
     }
 }

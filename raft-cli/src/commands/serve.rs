@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use raft_core::{ClockDrift, Config, Ticks};
+use raft_kv::Upkeep;
 
-use crate::args::{Global, ServeArgs};
+use crate::args::Global;
 use crate::config_file::ConfigFile;
 use crate::failure::Failure;
 use crate::founding::{Founders, checked_address};
-use crate::serve::{self, Origin, Settings};
+use crate::serve::{self, Origin, Settings, SpaceSettings};
+use crate::serve_args::{ServeArgs, Times};
 use crate::terminal::LogGate;
 
 pub(super) fn run(args: ServeArgs, global: &Global, log: &LogGate) -> Result<ExitCode, Failure> {
@@ -47,6 +49,19 @@ fn settings(args: ServeArgs, file: ConfigFile, global: &Global) -> Result<Settin
             .unwrap_or(Duration::from_millis(100)),
         snapshot_rate: args.snapshot_rate.or(file.snapshot_rate),
         lease_drift: args.lease_drift.or(file.lease_drift),
+        space: SpaceSettings {
+            quota: args.quota.or(file.quota),
+            warning: args.quota_warning.or(file.quota_warning),
+            min_free: args.min_free.or(file.min_free),
+        },
+        upkeep: Upkeep {
+            retain_revisions: args.retain_revisions.or(file.retain_revisions),
+            retain_age: args.retain_age.or(file.retain_age),
+            compare_every: args
+                .compare_every
+                .or(file.compare_every)
+                .map_or_else(|| Upkeep::default().compare_every, Times::every),
+        },
         join_timeout: global.timeout,
         exit_with_parent: args.exit_with_parent,
     };

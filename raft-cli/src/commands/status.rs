@@ -21,6 +21,8 @@ fn row(member: MemberStatus) -> NodeStatus {
         last_index: status.last_index.0,
         commit_index: status.commit_index.0,
         applied_index: status.applied_index.0,
+        revision: status.revision.0,
+        condition: status.condition,
     });
     NodeStatus { node_id: node_id.map(NodeId::as_u64), address, seen }
 }

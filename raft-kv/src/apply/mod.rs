@@ -1,5 +1,6 @@
 //! What each command does to the store: `write` puts and deletes, `txn` does several at once,
-//! `session` sees to it that a command is run once, `lease` that keys go in time.
+//! `session` sees to it that a command is run once, `lease` that keys go in time; `upkeep` is what the
+//! cluster says to itself.
 //!
 //! Deterministic (rule C1): it looks at the command and at what is stored, and nothing else. In
 //! particular not at how entries are cut into batches, which differs from node to node, nor at this
@@ -8,6 +9,7 @@
 mod lease;
 mod session;
 mod txn;
+mod upkeep;
 mod write;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use crate::error::KvError;
 use crate::model::{LeaseId, Revision};
 use crate::proposal::Proposal;
 use crate::record::{
-    MEMBERSHIP_KEY, STATE_KEY, State, change_key, decode_change, encode_membership, old_key,
+    MEMBERSHIP_KEY, Noted, STATE_KEY, State, change_key, decode_change, encode_membership, old_key,
     parse_change_key,
 };
 use crate::store::{Families, Store};
@@ -138,16 +140,21 @@ impl<'a> Applier<'a> {
         let mut rows = self.store.db().raw_iterator_cf_opt(self.families.changes, options);
         rows.seek(change_key(purged.next(), 0));
         let mut left = changes;
+        let mut freed = 0;
         while let Some((row, change)) = rows.item() {
             let revision = parse_change_key(row)?;
             // A revision is purged as a whole.
             if left == 0 && revision > self.state.purged.next() {
                 self.state.purged = Revision(revision.0 - 1);
+                self.state.bytes = self.state.bytes.saturating_sub(freed);
                 return Ok(());
             }
-            let (kind, key) = decode_change(change)?;
+            let Noted { kind, key, ended } = decode_change(change)?;
+            freed += (row.len() + change.len()) as u64;
             if kind.has_old() {
-                self.batch.delete_cf(self.families.old, old_key(key, revision));
+                let row = old_key(key, revision);
+                freed += row.len() as u64 + u64::from(ended);
+                self.batch.delete_cf(self.families.old, row);
             }
             left = left.saturating_sub(1);
             rows.next();
@@ -157,6 +164,7 @@ impl<'a> Applier<'a> {
         let (first, before) = (change_key(Revision(0), 0), change_key(compacted.next(), 0));
         self.batch.delete_range_cf(self.families.changes, first, before);
         self.state.purged = compacted;
+        self.state.bytes = self.state.bytes.saturating_sub(freed);
         Ok(())
     }
 
@@ -195,6 +203,9 @@ impl<'a> Applier<'a> {
             Command::GrantLease(grant) => self.grant(grant).map(Outcome::Lease),
             Command::KeepLease(lease) => self.keep_lease(lease).map(Outcome::Lease),
             Command::RevokeLease(lease) => self.revoke(lease).map(Outcome::Lease),
+            Command::Activate(version) => self.activate(version),
+            Command::RaiseAlarm(raised) => self.raise_alarm(raised),
+            Command::ClearAlarms(node) => self.clear_alarms(node),
         };
         match outcome {
             Ok(outcome) => {

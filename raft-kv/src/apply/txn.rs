@@ -49,7 +49,7 @@ impl Applier<'_> {
         }
         match command {
             Command::Txn(txn) => any(&txn.then) || any(&txn.otherwise),
-            Command::RevokeLease(_) => true,
+            Command::RevokeLease(_) | Command::RaiseAlarm(_) | Command::ClearAlarms(_) => true,
             Command::Put(_)
             | Command::DeleteRange(_)
             | Command::Compact(_)
@@ -58,7 +58,8 @@ impl Applier<'_> {
             | Command::CloseSession(_)
             | Command::Tick
             | Command::GrantLease(_)
-            | Command::KeepLease(_) => false,
+            | Command::KeepLease(_)
+            | Command::Activate(_) => false,
         }
     }
 
@@ -164,6 +165,7 @@ fn unreadable(error: KvError) -> Stop {
         | KvError::Io { .. }
         | KvError::Storage { .. }
         | KvError::Format { .. }
+        | KvError::Newer { .. }
         | KvError::Corrupt { .. }
         | KvError::WrongSnapshot { .. }
         | KvError::Config(_) => Stop::Failed(error),

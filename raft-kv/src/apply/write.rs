@@ -11,7 +11,7 @@ use rocksdb::ReadOptions;
 use crate::command::{DeleteOutcome, DeleteRange, Field, Put, PutOutcome, Refused};
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
-use crate::record::{ChangeKind, Head, change_key, encode_change, key_value, old_key};
+use crate::record::{ChangeKind, Head, Noted, change_key, encode_change, key_value, old_key};
 
 use super::{Applier, Stop};
 
@@ -176,15 +176,25 @@ impl Applier<'_> {
                 (Some(_), Some(_)) => ChangeKind::Modified,
                 (Some(_), None) => ChangeKind::Deleted,
             };
+            let mut ended = 0;
             if let Some(record) = before {
-                self.batch.put_cf(self.families.old, old_key(&key, revision), record);
+                let row = old_key(&key, revision);
+                // Where a record was there is another or none; it moves, and its key with it.
+                self.state.bytes += (row.len() - key.len()) as u64;
+                ended = u32::try_from(record.len()).unwrap_or(u32::MAX);
+                self.batch.put_cf(self.families.old, row, record);
             }
             match after {
-                Some(record) => self.batch.put_cf(self.families.latest, &key, record),
+                Some(record) => {
+                    self.state.bytes += (key.len() + record.len()) as u64;
+                    self.batch.put_cf(self.families.latest, &key, record);
+                }
                 None => self.batch.delete_cf(self.families.latest, &key),
             }
-            let noted = encode_change(kind, &key);
-            self.batch.put_cf(self.families.changes, change_key(revision, number), noted);
+            let row = change_key(revision, number);
+            let noted = encode_change(&Noted { kind, key: &key, ended });
+            self.state.bytes += (row.len() + noted.len()) as u64;
+            self.batch.put_cf(self.families.changes, row, noted);
         }
         self.state.revision = revision;
         self.drop_ended_leases();

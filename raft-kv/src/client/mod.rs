@@ -8,6 +8,7 @@
 
 mod attempt;
 mod channel;
+mod compare;
 mod directory;
 mod error;
 mod session;
@@ -19,13 +20,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft_core::NodeId;
 
 use tokio::time::Instant;
 
 use crate::api::{Answer, Members, Read, ReadLevel, Rejection, Request, Write};
 use crate::command::{
-    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, LeaseGrant, LeaseOutcome,
-    Outcome, Put, PutOutcome,
+    Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Divergence, LeaseGrant,
+    LeaseOutcome, Outcome, Put, PutOutcome,
 };
 use crate::inspect::{Inspected, Inspection, LeaseStatus, Listing, SessionStatus};
 use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
@@ -38,6 +40,8 @@ use self::directory::Directory;
 use self::session::{Desk, Slip};
 
 pub use channel::{Channel, ChannelError, NotSentKind, Replies, WatchChannel};
+pub(crate) use compare::digest_at;
+pub use compare::{Compared, Comparison};
 pub use error::ClientError;
 pub use status::MemberStatus;
 pub use watch::Watching;
@@ -213,6 +217,17 @@ impl<C: Channel> Client<C> {
     /// See [`ClientError`].
     pub async fn sessions(&self) -> Result<Listing<SessionStatus>, ClientError> {
         self.inspect(Inspection::Sessions, |found| take!(Inspected::Sessions, found)).await
+    }
+
+    /// Ends the alarms about one node, or all, that stand in the log. Says about which nodes there are any
+    /// left.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn clear_alarms(&self, node: Option<NodeId>) -> Result<Vec<Divergence>, ClientError> {
+        let command = Command::ClearAlarms(node);
+        self.write(command, |outcome| take!(Outcome::Alarms, outcome)).await
     }
 
     /// Sends a command that does not belong to this client's session, as what concerns sessions has

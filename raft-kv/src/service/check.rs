@@ -20,14 +20,17 @@ pub(super) fn check(request: &Request, config: &KvConfig) -> Result<(), ErrorRep
         Request::Write(write) => check_write(write, config),
         Request::Range(read) => check_range(&read.request.range, config),
         Request::Watch(watch) => check_watch(watch, config),
-        Request::Status | Request::Members | Request::Inspect(_) => Ok(()),
+        Request::Status | Request::Members | Request::Inspect(_) | Request::Digest { .. } => Ok(()),
     }
 }
 
 fn check_write(write: &Write, config: &KvConfig) -> Result<(), ErrorReply> {
     let Write { session, command } = write;
-    let is_tick = matches!(command, Command::Tick);
-    if is_tick || (session.is_some() && command.concerns_sessions()) {
+    if matches!(command, Command::Activate(_) | Command::RaiseAlarm(_)) {
+        let message = "only the cluster itself can say that; clients cannot".to_owned();
+        return Err(rejected(Rejection::NotUnderstood, message));
+    }
+    if matches!(command, Command::Tick) || (session.is_some() && command.concerns_sessions()) {
         return Err(senseless(&Refused::NotInSession));
     }
     check_command(command, config)
@@ -61,7 +64,10 @@ fn check_command(command: &Command, config: &KvConfig) -> Result<(), ErrorReply>
         | Command::Tick
         | Command::GrantLease(_)
         | Command::KeepLease(_)
-        | Command::RevokeLease(_) => Ok(()),
+        | Command::RevokeLease(_)
+        | Command::Activate(_)
+        | Command::RaiseAlarm(_)
+        | Command::ClearAlarms(_) => Ok(()),
     }
 }
 
@@ -153,6 +159,7 @@ pub(super) fn senseless(refused: &Refused) -> ErrorReply {
                 Rejection::Sequence
             }
         },
+        Refused::NotActive { .. } => Rejection::NotActive,
         Refused::NoSuchKey(_) => Rejection::NoSuchKey,
         Refused::DuplicateKey(_) => Rejection::DuplicateKey,
         Refused::Compacted { revision, compacted } => {
@@ -171,6 +178,7 @@ pub(super) fn unreadable(error: KvError) -> ErrorReply {
         | KvError::Io { .. }
         | KvError::Storage { .. }
         | KvError::Format { .. }
+        | KvError::Newer { .. }
         | KvError::Corrupt { .. }
         | KvError::WrongSnapshot { .. }
         | KvError::Config(_) => {

@@ -4,10 +4,13 @@
 //! own. What may have to wait for a disk, or take long, goes to a few threads of our own.
 
 mod check;
+mod digest;
+mod space;
+mod upkeep;
 mod watch;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,7 @@ use crate::api::{
 };
 use crate::clock::{Sight, Timekeeper};
 use crate::command::{Command, Outcome};
+use crate::digest::RevisionDigest;
 use crate::error::KvError;
 use crate::inspect::Inspection;
 use crate::pool::Pool;
@@ -33,6 +37,7 @@ use crate::range::RangeRequest;
 use crate::reader::{KvReader, RangeReply};
 
 use self::check::{check, rejected, senseless, unreadable};
+use self::space::Gauge;
 
 pub use watch::Watch;
 
@@ -53,6 +58,10 @@ struct Inner {
     started: Instant,
     /// The last barrier that was passed: when it was asked for, and what it covers.
     confirmed: Mutex<Option<(Instant, Index)>>,
+    /// Makes hashes of the store, one at a time, and the last one it has made.
+    digester: Pool,
+    last_digest: Mutex<Option<(Instant, RevisionDigest)>>,
+    gauge: Gauge,
     /// Watches that may still begin.
     watches: Arc<Semaphore>,
     /// Whether this node is of no use to watches: it has stopped, or heard of no leader for long.
@@ -75,7 +84,7 @@ impl Service {
         identity: Identity,
         address: impl Into<String>,
     ) -> Result<Self, KvError> {
-        let pool = Pool::start(READ_THREADS, READS_WAITING)?;
+        let pool = Pool::start("kv-read", READ_THREADS, READS_WAITING)?;
         let address = address.into();
         let sight = sight(&handle, &reader);
         let timekeeper = Mutex::new(Timekeeper::new(Duration::ZERO, sight));
@@ -90,9 +99,13 @@ impl Service {
             timekeeper,
             started,
             confirmed: Mutex::default(),
+            digester: Pool::start("kv-digest", 1, DIGESTS_WAITING)?,
+            last_digest: Mutex::default(),
+            gauge: Gauge::default(),
             watches: Arc::new(Semaphore::new(watches)),
             is_cut_off: tokio::sync::watch::Sender::new(false),
         });
+        inner.look_at_space();
         let weak = Arc::downgrade(&inner);
         let clock = thread::Builder::new().name("kv-clock".to_owned());
         clock
@@ -120,6 +133,7 @@ impl Service {
             Request::Write(write) => self.write(write, Box::new(reply)),
             Request::Range(read) => self.read(read, Box::new(reply)),
             Request::Inspect(what) => self.inspect(what, Box::new(reply)),
+            Request::Digest { revision } => inner.clone().digest(revision, Box::new(reply)),
             Request::Status => reply(inner.reply(Ok(Answer::Status(inner.status()))).encode()),
             Request::Members => reply(inner.reply(Ok(Answer::Members(inner.members()))).encode()),
             Request::Watch(_) => {
@@ -133,6 +147,9 @@ impl Service {
     fn write(&self, write: Write, reply: Answerer) {
         let inner = self.inner.clone();
         let Write { session, command } = write;
+        if let Err(error) = inner.has_space_for(&command) {
+            return reply(inner.reply(Err(error)).encode());
+        }
         let proposal = Proposal { stamp: inner.stamp(), session, command };
         self.inner.handle.propose(proposal.encode(), move |result| {
             let body = match result {
@@ -216,6 +233,7 @@ fn keep_time(service: &Weak<Inner>) {
             inner.is_cut_off.send_replace(true);
             return;
         }
+        inner.look_at_space();
         if inner.handle.status().leader.is_some() {
             led_at = Instant::now();
         }
@@ -248,7 +266,7 @@ impl Inner {
     }
 
     fn with_time<T>(&self, with: impl FnOnce(&mut Timekeeper, Duration) -> T) -> T {
-        let mut keeper = self.timekeeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = lock(&self.timekeeper);
         let now = self.started.elapsed();
         keeper.observe(now, sight(&self.handle, &self.reader));
         with(&mut keeper, now)
@@ -263,7 +281,7 @@ impl Inner {
         }
         let Some(ms) = ms else { return Ok(Some(Index::ZERO)) };
         // Whatever was acknowledged before that barrier was asked for, it covers.
-        let confirmed = *self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let confirmed = *lock(&self.confirmed);
         let is_recent =
             |(at, _): &(Instant, Index)| at.elapsed() <= Duration::from_millis(ms.into());
         Ok(confirmed.filter(is_recent).map(|(_, index)| index))
@@ -271,7 +289,7 @@ impl Inner {
 
     /// Takes note of a barrier that was passed.
     fn confirmed(&self, asked_at: Instant, index: Index) {
-        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut confirmed = lock(&self.confirmed);
         if confirmed.is_none_or(|(at, _)| at < asked_at) {
             *confirmed = Some((asked_at, index));
         }
@@ -379,6 +397,7 @@ impl Inner {
             commit_index: status.commit,
             applied_index: status.applied,
             revision: self.reader.revision(),
+            condition: self.condition(),
         }
     }
 
@@ -403,6 +422,11 @@ impl Inner {
     }
 }
 
+/// A panic elsewhere leaves these as they were.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What was found, unless it is from before `least` (rules R4, C8).
 fn fresh(found: RangeReply, least: Index) -> Result<Answer, ErrorReply> {
     if found.applied < least {
@@ -419,5 +443,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const READ_THREADS: usize = 2;
 /// The most such reads that wait.
 const READS_WAITING: usize = 1024;
+/// The most hashes of the store that wait to be made.
+const DIGESTS_WAITING: usize = 16;
 /// When a client should come back that was sent away, in milliseconds.
 const BUSY_MS: u32 = 20;

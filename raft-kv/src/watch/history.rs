@@ -6,7 +6,7 @@ use rocksdb::ReadOptions;
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::record::{
-    ChangeKind, Head, change_key, decode_change, key_value, old_key, parse_change_key,
+    ChangeKind, Head, Noted, change_key, decode_change, key_value, old_key, parse_change_key,
     parse_old_key,
 };
 use crate::scan::View;
@@ -110,7 +110,7 @@ pub(super) fn each_change(
     while let Some((row, change)) = rows.item() {
         let revision = parse_change_key(row)?;
         let number = row.last_chunk().copied().map_or(0, u32::from_be_bytes);
-        let (kind, key) = decode_change(change)?;
+        let Noted { kind, key, .. } = decode_change(change)?;
         let at = Position { revision, number };
         if !each(Change { at, kind, key: Bytes::copy_from_slice(key) })? {
             return Ok(());

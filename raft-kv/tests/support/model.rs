@@ -61,6 +61,9 @@ impl Model {
             | Command::GrantLease(_)
             | Command::KeepLease(_)
             | Command::RevokeLease(_) => panic!("tests/timed.rs has a model of {command:?}"),
+            Command::Activate(_) | Command::RaiseAlarm(_) | Command::ClearAlarms(_) => {
+                panic!("tests/scripts/upkeep has what there is to {command:?}")
+            }
             Command::Txn(txn) => txn.check().and_then(|()| {
                 self.check_txn(txn)?;
                 let mut outcome = self.txn(&mut next, txn);

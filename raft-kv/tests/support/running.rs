@@ -43,12 +43,16 @@ pub(crate) struct Running {
 impl Running {
     /// A node among `voters`, of which only it runs.
     pub(crate) fn start(voters: u64, kv: KvConfig) -> Self {
+        let voters = (1..=voters).map(|id| (node(id), format!("n{id}:1")));
+        Self::start_in(Membership::of_voters(voters), kv)
+    }
+
+    /// A node in a cluster of these.
+    pub(crate) fn start_in(membership: Membership, kv: KvConfig) -> Self {
         let dir = tempdir();
         let kv = Kv::open(dir.path(), kv).unwrap();
         let reader = kv.reader();
-        let voters = (1..=voters).map(|id| (node(id), format!("n{id}:1")));
-        let founding =
-            SnapshotMeta { membership: Membership::of_voters(voters), ..SnapshotMeta::default() };
+        let founding = SnapshotMeta { membership, ..SnapshotMeta::default() };
         let raft = Config {
             election_timeout: Ticks(4),
             heartbeat_interval: Ticks(1),
@@ -64,7 +68,12 @@ impl Running {
 
     /// A node on its own, which leads.
     pub(crate) fn leading(kv: KvConfig) -> Self {
-        let running = Self::start(1, kv);
+        Self::start(1, kv).led()
+    }
+
+    /// The same, once it leads.
+    pub(crate) fn led(self) -> Self {
+        let running = self;
         let (send, leads) = channel();
         running.handle.subscribe(move |status| send.send(status.role == RoleName::Leader).is_ok());
         while !leads.recv_timeout(Duration::from_secs(10)).unwrap() {}
