@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use raft_net_quic::ClusterName;
 
 use crate::bench::Workload;
 use crate::failure::Failure;
@@ -283,6 +284,13 @@ pub(crate) struct TlsInitArgs {
         value_parser = clap::value_parser!(u16).range(1..=1000)
     )]
     pub(crate) nodes: u16,
+    /// The name of the cluster in its certificates: a lower-case DNS name. Clusters that share an
+    /// authority need different ones.
+    #[arg(
+        long, value_name = "NAME", default_value_t = ClusterName::default(),
+        value_parser = cluster_name
+    )]
+    pub(crate) cluster: ClusterName,
     /// Another name or IP address by which nodes are reached. Goes into every node's certificate.
     #[arg(long = "host", value_name = "HOST")]
     pub(crate) hosts: Vec<String>,
@@ -457,6 +465,12 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| format!("{text:?} is not an amount of bytes; write it like 512MiB or 8GiB"))?;
     Ok(size.as_u64())
+}
+
+/// The name of a cluster in its certificates.
+fn cluster_name(text: &str) -> Result<ClusterName, String> {
+    let wrong = "not a DNS name in lower case (letters a-z, digits, hyphens, dots)";
+    ClusterName::new(text).ok_or_else(|| wrong.to_owned())
 }
 
 const PUT_EXAMPLES: &str = "\

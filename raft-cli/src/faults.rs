@@ -47,6 +47,7 @@ pub(crate) fn of_certificates(error: &NetError) -> Failure {
             | NetError::KeyMismatch { .. }
             | NetError::OtherAuthority { .. }
             | NetError::OtherNode { .. }
+            | NetError::OtherCluster { .. }
             | NetError::Unusable { .. }
     );
     let kind = if not_permitted {

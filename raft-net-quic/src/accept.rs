@@ -8,6 +8,7 @@ use quinn::{Connection, Incoming, VarInt};
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, warn};
 
+use crate::certified;
 use crate::close::{Refusal, RefusalKind};
 use crate::endpoint::{PEER_STREAMS, snapshot_streams};
 use crate::error::ConnectError;
@@ -100,7 +101,8 @@ async fn greet(
     shared: &Shared,
     connection: &Connection,
 ) -> Result<(raft_core::NodeId, crate::wire::PeerHello), HandshakeError> {
-    let node = handshake::certified_node(connection).map_err(HandshakeError::Ours)?;
+    let node = certified::node(connection, &shared.cluster)
+        .map_err(|stranger| HandshakeError::Ours(stranger.refusal()))?;
     let expected = Expected { node, incarnation: shared.registry.incarnation(node) };
     let hello = handshake::answer(connection, shared.identity, shared.session, expected).await?;
     Ok((node, hello))

@@ -9,6 +9,7 @@ use quinn::ConnectionError;
 use raft_core::NodeId;
 
 use crate::close::Refusal;
+use crate::names::ClusterName;
 
 /// Why a transport or a client could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,20 @@ pub enum NetError {
         node: NodeId,
         /// Whom it names.
         names: Option<NodeId>,
+    },
+    /// New certificates are of another cluster than those in use. They are not taken up.
+    #[error(
+        "the certificate in {} is of cluster {names}, and this node runs in cluster {cluster}; put \
+         one of {cluster} in its place",
+        certificate.display()
+    )]
+    OtherCluster {
+        /// The file with the certificate.
+        certificate: PathBuf,
+        /// The cluster that we are in.
+        cluster: ClusterName,
+        /// The cluster that it names.
+        names: ClusterName,
     },
     /// The certificate or key cannot be used for another reason.
     #[error("the certificate in {} cannot be used: {detail}; `raft tls init` makes new ones", path.display())]
@@ -220,6 +235,17 @@ pub enum CertificateFault {
     /// It does not name the node it should, or it is a client's.
     #[error("it is not for this node; each node needs its own file node-<id>.pem")]
     OtherName,
+    /// It is one of another cluster, under the same authority.
+    #[error(
+        "it is of cluster {theirs}, ours of cluster {ours}; use certificates of one cluster, or the \
+         right address"
+    )]
+    OtherCluster {
+        /// The cluster that it names.
+        theirs: String,
+        /// The one that our certificate names; several, with commas, if it is a client's for them.
+        ours: String,
+    },
     /// None was shown.
     #[error("none was shown; every node and client needs one from `raft tls init`")]
     Missing,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::frame::{self, Cutter, FrameError};
-use crate::names::{node_name, node_of_certificate};
+use crate::names::{ClusterName, Party, node_name};
 use crate::wire::{
     ClientHello, PeerHello, ServerHello, SnapshotAnswer, SnapshotOpening, VERSION, client_head,
     split_client_head,
@@ -78,12 +78,12 @@ fn frames_do_not_depend_on_how_the_stream_was_cut() {
 /// The names in a certificate are read before anything vouches for it.
 #[test]
 fn certificates_survive_whatever_arrives() {
-    let names = [node_name(node(7)), "localhost".to_owned()];
+    let names = [node_name(node(7), &ClusterName::default()), "localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).unwrap();
     run(20_000, |random| {
         let mut bytes = made.cert.der().to_vec();
         change(random, &mut bytes);
-        let _ = node_of_certificate(&bytes); // Whom it names is the authority's business.
+        let _ = Party::of_certificate(&bytes); // Whom it names is the authority's business.
     });
 }
 

@@ -15,6 +15,7 @@
 //! request or reply (they are bytes), no plaintext mode.
 
 mod accept;
+mod certified;
 mod client;
 mod close;
 mod config;
@@ -42,7 +43,7 @@ pub use close::{Refusal, RefusalKind};
 pub use config::{ClientLimits, Limits, QuicConfig, TlsFiles};
 pub use error::{CallError, CertificateFault, ConnectError, LossCause, NetError};
 pub use monitor::{Monitor, SnapshotDirection, SnapshotProgress};
-pub use names::node_name;
+pub use names::{ClusterName, client_name, named_node, node_name};
 pub use serve::{ClientService, Responder};
 pub use subscribe::{Subscriber, SubscriberLost};
 pub use tls::CertificateExpiry;

@@ -62,7 +62,11 @@ fn look(shared: &Shared, files: &TlsFiles, used: &Contents) -> Result<Option<Con
         return Ok(None);
     }
     let material = Material::of(files, &contents)?;
-    material.check_node(shared.identity.node)?;
+    let names = material.check_node(shared.identity.node)?;
+    if names != shared.cluster {
+        let (certificate, cluster) = (files.certificate.clone(), shared.cluster.clone());
+        return Err(NetError::OtherCluster { certificate, cluster, names });
+    }
     let server = endpoint::server_config(&shared.limits, &material)?;
     let peer = endpoint::peer_config(shared.idle_timeout, &shared.limits, &material)?;
     shared.endpoint.set_server_config(Some(server));

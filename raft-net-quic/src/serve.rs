@@ -12,6 +12,7 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
+use crate::certified;
 use crate::close::{Refusal, RefusalKind};
 use crate::frame::{self, Assembly, FrameError, FrameReader, ReadFault};
 use crate::mailbox::{Mailbox, Rejected};
@@ -108,6 +109,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, connection: Connection) {
 
 /// Talks until the client is gone, which is `Ok`, or has to be sent away.
 async fn talk(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Refusal> {
+    certified::client(connection, &shared.cluster).map_err(|stranger| stranger.refusal())?;
     let opening = async {
         let Ok((mut send, recv)) = connection.accept_bi().await else { return Ok(None) };
         let mut frames = FrameReader::new(recv, HELLO_BYTES);

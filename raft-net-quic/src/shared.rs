@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use crate::config::Limits;
 use crate::log_gate::LogGate;
 use crate::monitor::Watched;
+use crate::names::ClusterName;
 use crate::peer::Registry;
 use crate::serve::ClientService;
 use crate::snapshot::{Pace, Shelf};
@@ -24,6 +25,8 @@ pub(crate) struct Shared {
     /// How other nodes are dialed; replaced when the certificates are.
     pub(crate) peer_config: Mutex<ClientConfig>,
     pub(crate) identity: Identity,
+    /// As our certificate has it. It does not change: a certificate of another cluster is not used.
+    pub(crate) cluster: ClusterName,
     /// Drawn at random, to tell this process from the one before it.
     pub(crate) session: u64,
     pub(crate) idle_timeout: Duration,
@@ -70,6 +73,7 @@ impl Shared {
         runtime: Handle,
         endpoint: Endpoint,
         peer_config: ClientConfig,
+        cluster: ClusterName,
         config: crate::config::QuicConfig,
         clients: Arc<dyn ClientService>,
         watched: Arc<Watched>,
@@ -79,6 +83,7 @@ impl Shared {
             endpoint,
             peer_config: Mutex::new(peer_config),
             identity: config.identity,
+            cluster,
             session: rand::random(),
             idle_timeout: config.idle_timeout,
             slots: Slots::new(&config.limits),

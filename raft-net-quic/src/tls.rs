@@ -28,7 +28,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::config::TlsFiles;
 use crate::error::NetError;
-use crate::names::{node_name, node_of_certificate};
+use crate::names::{ClusterName, Party, node_name};
 use crate::wire::{CLIENT_PROTOCOL, PEER_PROTOCOL};
 
 /// What was read from the files, checked.
@@ -102,19 +102,29 @@ impl Material {
         self.expiry
     }
 
-    /// Checks that the certificate is the one of `node`, and fit for a server.
-    pub(crate) fn check_node(&self, node: NodeId) -> Result<(), NetError> {
-        let path = || self.files.certificate.clone();
-        let unusable = |detail: String| NetError::Unusable { path: path(), detail };
-        let names = node_of_certificate(self.leaf()).map_err(|e| unusable(e.to_string()))?;
-        if names != Some(node) {
-            return Err(NetError::OtherNode { certificate: path(), node, names });
-        }
-        let name = ServerName::try_from(node_name(node)).map_err(|e| unusable(e.to_string()))?;
+    /// Whom the certificate speaks for.
+    pub(crate) fn party(&self) -> Result<Party, NetError> {
+        Party::of_certificate(self.leaf()).map_err(|error| self.unusable(error))
+    }
+
+    /// Checks that the certificate is the one of `node`, and fit for a server. It says in which
+    /// cluster.
+    pub(crate) fn check_node(&self, node: NodeId) -> Result<ClusterName, NetError> {
+        let other = |names| {
+            let certificate = self.files.certificate.clone();
+            Err(NetError::OtherNode { certificate, node, names })
+        };
+        let cluster = match self.party()? {
+            Party::Node(id, cluster) if id == node => cluster,
+            Party::Node(id, _) => return other(Some(id)),
+            Party::Client(_) => return other(None),
+        };
+        let name = ServerName::try_from(node_name(node, &cluster));
+        let name = name.map_err(|error| self.unusable(error))?;
         self.server_verifier()?
             .verify_server_cert(self.leaf(), &self.chain[1..], &name, &[], UnixTime::now())
-            .map_err(|error| unusable(error.to_string()))?;
-        Ok(())
+            .map_err(|error| self.unusable(error))?;
+        Ok(cluster)
     }
 
     /// For accepting connections, of nodes and of clients.
@@ -136,22 +146,19 @@ impl Material {
         QuicServerConfig::try_from(config).map_err(|error| self.unusable(error))
     }
 
-    /// For calling other nodes as a node. The name that is called is the one that is verified.
+    /// For calling other nodes as a node.
     pub(crate) fn peer(&self) -> Result<QuicClientConfig, NetError> {
-        self.caller(self.server_verifier()?, PEER_PROTOCOL)
+        self.caller(PEER_PROTOCOL)
     }
 
-    /// For calling any node as a client.
+    /// For calling nodes as a client.
     pub(crate) fn client(&self) -> Result<QuicClientConfig, NetError> {
-        self.caller(Arc::new(AnyNode(self.server_verifier()?)), CLIENT_PROTOCOL)
+        self.caller(CLIENT_PROTOCOL)
     }
 
-    fn caller(
-        &self,
-        verifier: Arc<dyn ServerCertVerifier>,
-        protocol: &[u8],
-    ) -> Result<QuicClientConfig, NetError> {
-        // "Dangerous" is rustls' word for any verifier that is handed over; both of ours verify.
+    fn caller(&self, protocol: &[u8]) -> Result<QuicClientConfig, NetError> {
+        let verifier = Arc::new(AnyNode(self.server_verifier()?));
+        // "Dangerous" is rustls' word for any verifier that is handed over; ours does verify.
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| self.unusable(error))?
@@ -218,9 +225,11 @@ impl Material {
     }
 }
 
-/// Verifies that a server is *a* node of the cluster, for clients that were given an address and
-/// cannot know which node is there. Everything else is verified as always: the chain, the time, the
-/// purpose, the signature.
+/// Verifies that a server is *a* node: the chain, the time, the purpose, the signature, as always.
+///
+/// Which node of which cluster it is, the caller checks before it sends anything (`handshake`): a
+/// client cannot know who is at an address, and a refusal there says why, which an alert of TLS
+/// does not.
 #[derive(Debug)]
 struct AnyNode(Arc<WebPkiServerVerifier>);
 
@@ -235,9 +244,9 @@ impl ServerCertVerifier for AnyNode {
     ) -> Result<ServerCertVerified, rustls::Error> {
         // Instead of the name that was called, the name that the certificate claims as a node's is
         // verified. A certificate that claims none, such as a client's, is refused.
-        let named = match node_of_certificate(end_entity) {
-            Ok(Some(node)) => ServerName::try_from(node_name(node)),
-            Ok(None) => return Err(CertificateError::NotValidForName.into()),
+        let named = match Party::of_certificate(end_entity) {
+            Ok(Party::Node(id, cluster)) => ServerName::try_from(node_name(id, &cluster)),
+            Ok(Party::Client(_)) => return Err(CertificateError::NotValidForName.into()),
             Err(_) => return Err(CertificateError::BadEncoding.into()),
         };
         let named = named.map_err(|_| CertificateError::BadEncoding)?;

@@ -52,7 +52,7 @@ impl QuicTransport {
     ) -> Result<Self, NetError> {
         let contents = Contents::read(&config.tls)?;
         let tls = Material::of(&config.tls, &contents)?;
-        tls.check_node(config.identity.node)?;
+        let cluster = tls.check_node(config.identity.node)?;
         let peer_config = endpoint::peer_config(config.idle_timeout, &config.limits, &tls)?;
         snapshot::prepare(&config.incoming)
             .map_err(|source| NetError::Incoming { path: config.incoming.clone(), source })?;
@@ -65,7 +65,7 @@ impl QuicTransport {
             endpoint.local_addr().map_err(|source| NetError::Socket { address, source })?;
         let (files, interval) = (config.tls.clone(), config.tls_check);
         let watched = Arc::new(Watched::new(tls.expiry()));
-        let shared = Shared::new(runtime, endpoint, peer_config, config, clients, watched);
+        let shared = Shared::new(runtime, endpoint, peer_config, cluster, config, clients, watched);
         let shared = Arc::new(shared);
         let renewing = renewal::keep_fresh(Arc::clone(&shared), files, contents, interval);
         let renewal = shared.runtime.spawn(renewing).abort_handle();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use quinn::{ConnectionError, Endpoint};
 use raft_core::Message;
-use raft_net_quic::{ClientLimits, QuicClient, QuicConfig, Responder, node_name};
+use raft_net_quic::{ClientLimits, ClusterName, QuicClient, QuicConfig, Responder, node_name};
 use tokio::runtime::Runtime;
 
 use common::log::Warnings;
@@ -173,7 +173,8 @@ fn a_certificate_out_of_its_time_is_refused_by_the_node() {
         (Validity::Past, CLIENT),
         (Validity::Future, CLIENT),
     ] {
-        let tls = authority.issue("other", &[node_name(node(2))], true, valid);
+        let tls =
+            authority.issue("other", &[node_name(node(2), &ClusterName::default())], true, valid);
         let closed = runtime.block_on(async {
             let raw = Raw::connect(&tls, protocol, target.address, 1).await;
             raw.connection.closed().await

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use quinn::ConnectionError;
 use raft_core::{Arrival, Sent, Transport};
-use raft_net_quic::{ClientLimits, QuicClient, QuicConfig, TlsFiles, node_name};
+use raft_net_quic::{ClientLimits, ClusterName, QuicClient, QuicConfig, TlsFiles, node_name};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::Runtime;
@@ -65,7 +65,7 @@ fn a_new_certificate_is_used_and_nobody_is_disconnected() {
     b.reach(&a, 1);
     assert_eq!(shown(&runtime, &authority, &a), in_file(&files.certificate));
 
-    let names = [node_name(node(1))];
+    let names = [node_name(node(1), &ClusterName::default())];
     replace(&authority.issue("renewed", &names, true, Validity::Now), &files);
     until("it shows the new one", || {
         shown(&runtime, &authority, &a) == in_file(&files.certificate)
@@ -169,11 +169,12 @@ fn files_that_are_wrong_are_not_used() {
     let a = Node::start(&runtime, config);
     let good = in_file(&files.certificate);
     let (certificate, key) = (fs::read(&files.certificate).unwrap(), fs::read(&files.key).unwrap());
-    let names = [node_name(node(1))];
+    let names = [node_name(node(1), &ClusterName::default())];
     let wrong = [
         authority.node(2),
         authority.issue("old", &names, true, Validity::Past),
         authority.issue("client-1", &names, false, Validity::Now),
+        authority.issue("other-1", &["node-1.other".to_owned()], true, Validity::Now),
         other.node(1),
     ];
     for wrong in &wrong {
@@ -215,7 +216,15 @@ fn who_is_let_in_is_decided_anew_after_a_change() {
     let config = watchful(&authority, 1);
     let files = config.tls.clone();
     let a = Node::start(&runtime, config);
-    replace(&authority.issue("renewed", &[node_name(node(1))], true, Validity::Now), &files);
+    replace(
+        &authority.issue(
+            "renewed",
+            &[node_name(node(1), &ClusterName::default())],
+            true,
+            Validity::Now,
+        ),
+        &files,
+    );
     until("it is used", || shown(&runtime, &authority, &a) == in_file(&files.certificate));
     runtime.block_on(async {
         let foreign = TlsFiles { ca: files.ca.clone(), ..other.node(2) };
@@ -234,7 +243,7 @@ fn what_ends_soon_is_told_in_time() {
     let log = Warnings::keep();
     let warnings = || log.with("ends soon");
     let (runtime, authority) = (runtime(), Authority::new());
-    let names = [node_name(node(1))];
+    let names = [node_name(node(1), &ClusterName::default())];
     let in_days =
         |days| authority.issue(&format!("{days}-days"), &names, true, Validity::Days(days));
     let mut config = watchful(&authority, 1);

@@ -233,6 +233,32 @@ fn certificate_of_another_authority() {
         .assert_refused(5, &[&endpoints]);
 }
 
+/// The same authority: only the name of the cluster tells them apart.
+#[test]
+fn certificate_of_another_cluster() {
+    let cluster = lone();
+    let tls = cluster.spare_dir("other");
+    copy_dir(&cluster.tls_dir(), &tls);
+    sign(&cluster.tls_dir(), &tls, "client", &["client.other"], 30);
+    let endpoints = cluster.endpoints(&[1]);
+    raft(["put", "k", "v", "--endpoints", &endpoints, "--tls-dir", tls.to_str().unwrap()])
+        .assert_refused(5, &["cluster raft", "cluster other"]);
+
+    let mut named = Cluster::prepare(Options { nodes: 1, ..Options::default() });
+    let blue = text(&named.spare_dir("blue"));
+    let init = ["tls", "init", "--nodes", "1", "--dir", &blue, "--cluster"];
+    raft(init.iter().chain(&["Blue"])).assert_refused(2, &["Blue", "DNS"]);
+    let made = raft(init.iter().chain(&["blue"]));
+    assert_eq!(made.code, Some(0), "{made:?}");
+    sign(Path::new(&blue), Path::new(&blue), "client", &["client.raft"], 30);
+    let mut words = named.serve_words(1);
+    set(&mut words, "--tls-dir", &blue);
+    named.launch_with(1, words);
+    let endpoints = named.endpoints(&[1]);
+    raft(["put", "k", "v", "--endpoints", &endpoints, "--tls-dir", &blue])
+        .assert_refused(5, &["cluster raft", "cluster blue"]);
+}
+
 #[test]
 fn certificate_of_another_node() {
     let cluster = Cluster::prepare(Options { nodes: 1, ..Options::default() });

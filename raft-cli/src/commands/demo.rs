@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use raft_kv::api::ReadLevel;
-use raft_net_quic::ClientLimits;
+use raft_net_quic::{ClientLimits, ClusterName};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
@@ -30,7 +30,12 @@ use crate::terminal;
 pub(super) fn run(args: &DemoArgs, global: &Global) -> Result<ExitCode, Failure> {
     let home = Home::prepare(args.dir.as_deref())?;
     let tls = home.path().join("tls");
-    super::tls::write(&TlsInitArgs { dir: tls.clone(), nodes: args.nodes, hosts: Vec::new() })?;
+    super::tls::write(&TlsInitArgs {
+        dir: tls.clone(),
+        nodes: args.nodes,
+        cluster: ClusterName::default(),
+        hosts: Vec::new(),
+    })?;
     let runtime = terminal::runtime(1)?;
     let outcome = runtime.block_on(async {
         tokio::select! {

@@ -1,8 +1,8 @@
 //! `raft tls init`: the certificates of a cluster.
 //!
 //! One authority, one certificate a node, one for clients. A node's certificate says which node it
-//! is by the DNS name `node-N.raft`; a client's says `client.raft` and can never speak as a node,
-//! because it may not serve. Private keys are created with mode 0600, not changed to it afterwards,
+//! is, and of which cluster, by the DNS name `node-N.CLUSTER`; a client's says `client.CLUSTER` and can
+//! never speak as a node, because it may not serve. Private keys are created with mode 0600, not changed to it afterwards,
 //! and no existing file is ever replaced.
 
 use std::fs::{self, OpenOptions};
@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use raft_core::NodeId;
+use raft_net_quic::{ClusterName, client_name, named_node, node_name};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
@@ -28,7 +30,8 @@ pub(super) fn init(args: &TlsInitArgs, form: Output) -> Result<ExitCode, Failure
 /// Makes and writes the files, and gives their names.
 pub(super) fn write(args: &TlsInitArgs) -> Result<Vec<String>, Failure> {
     let hosts = args.hosts.iter().map(|host| checked_host(host)).collect::<Result<Vec<_>, _>>()?;
-    let plan = Plan { dir: args.dir.clone(), nodes: args.nodes, hosts };
+    let plan =
+        Plan { dir: args.dir.clone(), cluster: args.cluster.clone(), nodes: args.nodes, hosts };
     plan.refuse_to_overwrite()?;
     let files = plan.certificates().map_err(|error| {
         Failure::usage(format!("the certificates cannot be made: {error}; check each --host"))
@@ -40,6 +43,7 @@ pub(super) fn write(args: &TlsInitArgs) -> Result<Vec<String>, Failure> {
 /// What is to be made.
 struct Plan {
     dir: PathBuf,
+    cluster: ClusterName,
     nodes: u16,
     hosts: Vec<String>,
 }
@@ -72,8 +76,8 @@ impl Plan {
         let authority = authority()?;
         let mut files = Vec::new();
         push(&mut files, "ca", authority.pem(), authority.key());
-        for id in 1..=self.nodes {
-            let mut names = vec![format!("node-{id}.raft")];
+        for id in (1..=self.nodes).filter_map(|id| NodeId::new(id.into())) {
+            let mut names = vec![node_name(id, &self.cluster)];
             names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
             names.extend(
                 self.hosts.iter().filter(|host| !names.contains(host)).cloned().collect::<Vec<_>>(),
@@ -81,7 +85,7 @@ impl Plan {
             let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             issue(&mut files, &authority, &format!("node-{id}"), names, &usages)?;
         }
-        let names = vec!["client.raft".to_owned()];
+        let names = vec![client_name(&self.cluster)];
         issue(&mut files, &authority, "client", names, &[ExtendedKeyUsagePurpose::ClientAuth])?;
         Ok(files)
     }
@@ -182,7 +186,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     )
 }
 
-/// A name that `node-N.raft` could be would let one node speak as another.
+/// A name of the form `node-N.CLUSTER` would let one node speak as another.
 fn checked_host(host: &str) -> Result<String, Failure> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if bare.parse::<std::net::IpAddr>().is_ok() {
@@ -196,9 +200,10 @@ fn checked_host(host: &str) -> Result<String, Failure> {
             "{host:?} is neither a host name nor an IP address; give --host without a port"
         )));
     }
-    if bare.to_ascii_lowercase().ends_with(".raft") {
+    if named_node(&bare.to_ascii_lowercase()).is_some() {
         return Err(Failure::usage(format!(
-            "--host {host} ends in .raft, which names nodes and clients; choose another name"
+            "--host {host} has the form node-ID.CLUSTER, by which a certificate names its node; \
+             choose another name"
         )));
     }
     Ok(bare.to_owned())
@@ -213,7 +218,8 @@ mod tests {
     use super::*;
 
     fn plan(dir: &Path) -> Plan {
-        Plan { dir: dir.to_owned(), nodes: 2, hosts: vec!["db.example".into(), "10.0.0.1".into()] }
+        let hosts = vec!["db.example".into(), "10.0.0.1".into()];
+        Plan { dir: dir.to_owned(), cluster: ClusterName::default(), nodes: 2, hosts }
     }
 
     #[test]
@@ -254,7 +260,7 @@ mod tests {
 
     #[test]
     fn hosts_cannot_pose_as_nodes() {
-        for bad in ["node-1.raft", "x.RAFT", "", "a b", "host:7101"] {
+        for bad in ["node-1.raft", "NODE-2.other.example", "", "a b", "host:7101"] {
             assert!(checked_host(bad).is_err(), "{bad:?}");
         }
         assert_eq!(checked_host("[::1]").unwrap(), "::1");

@@ -18,12 +18,14 @@ use raft_core::Identity;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::certified;
 use crate::client::channel::Channel;
 use crate::close::{Refusal, RefusalKind};
 use crate::config::{ClientLimits, TlsFiles};
 use crate::endpoint;
 use crate::error::{CallError, ConnectError, LossCause, NetError};
 use crate::frame::FrameReader;
+use crate::names::Party;
 use crate::shared::lock;
 use crate::tls::{Contents, Material};
 
@@ -42,10 +44,25 @@ pub struct QuicClient {
 
 struct Inner {
     tls: TlsFiles,
-    /// What was in the files, and what came of it.
-    config: Mutex<(Contents, ClientConfig)>,
+    dialing: Mutex<Dialing>,
     limits: ClientLimits,
     state: Mutex<State>,
+}
+
+/// How to dial: what was in the files, and what came of it.
+struct Dialing {
+    contents: Contents,
+    /// Whom our certificate speaks for.
+    party: Arc<Party>,
+    config: ClientConfig,
+}
+
+impl Dialing {
+    fn new(tls: &TlsFiles, contents: Contents, limits: &ClientLimits) -> Result<Self, NetError> {
+        let material = Material::of(tls, &contents)?;
+        let config = endpoint::client_config(limits, &material)?;
+        Ok(Self { contents, party: Arc::new(material.party()?), config })
+    }
 }
 
 #[derive(Default)]
@@ -97,9 +114,9 @@ impl QuicClient {
     /// See [`NetError`]: a file is missing or unfit.
     pub fn new(tls: &TlsFiles, limits: ClientLimits) -> Result<Self, NetError> {
         let contents = Contents::read(tls)?;
-        let config = endpoint::client_config(&limits, &Material::of(tls, &contents)?)?;
-        let (tls, config) = (tls.clone(), Mutex::new((contents, config)));
-        Ok(Self { inner: Arc::new(Inner { tls, config, limits, state: Mutex::default() }) })
+        let dialing = Mutex::new(Dialing::new(tls, contents, &limits)?);
+        let tls = tls.clone();
+        Ok(Self { inner: Arc::new(Inner { tls, dialing, limits, state: Mutex::default() }) })
     }
 
     /// Sends `request` to the node at `endpoint` (`host:port`) and waits for its reply.
@@ -257,30 +274,30 @@ async fn dial_any(inner: &Arc<Inner>, endpoint: &str) -> Connected {
 async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Connected {
     let failed = |detail: String| ConnectError::Failed { detail };
     let reading = Arc::clone(inner);
-    let config = tokio::task::spawn_blocking(move || reading.config()).await;
-    let config = config.map_err(|error| failed(error.to_string()))?;
+    let dialing = tokio::task::spawn_blocking(move || reading.dialing()).await;
+    let (config, own) = dialing.map_err(|error| failed(error.to_string()))?;
     let endpoint = inner.endpoint(address).map_err(|error| failed(error.to_string()))?;
     // The name is not verified, see `tls::AnyNode`; it has to be one.
     let connecting = endpoint
         .connect_with(config, address, "any-node.raft")
         .map_err(|error| failed(error.to_string()))?;
     let connection = connecting.await.map_err(|error| ConnectError::of(&error))?;
+    certified::server(&connection, &own).map_err(|stranger| stranger.turn_away(&connection))?;
     Channel::open(connection, &inner.limits).await
 }
 
 impl Inner {
     /// How to dial: with the certificates that are in the files now. If they cannot be used, or are
     /// being replaced at this moment, with those that could be used last.
-    fn config(&self) -> ClientConfig {
-        let mut used = lock(&self.config);
+    fn dialing(&self) -> (ClientConfig, Arc<Party>) {
+        let mut used = lock(&self.dialing);
         if let Ok(contents) = Contents::read(&self.tls)
-            && contents != used.0
-            && let Ok(material) = Material::of(&self.tls, &contents)
-            && let Ok(config) = endpoint::client_config(&self.limits, &material)
+            && contents != used.contents
+            && let Ok(dialing) = Dialing::new(&self.tls, contents, &self.limits)
         {
-            *used = (contents, config);
+            *used = dialing;
         }
-        used.1.clone()
+        (used.config.clone(), Arc::clone(&used.party))
     }
 
     /// The socket for addresses like `address`.

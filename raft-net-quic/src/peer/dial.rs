@@ -8,8 +8,8 @@ use quinn::Connection;
 use rand::Rng;
 use tracing::warn;
 
-use crate::close::{Refusal, RefusalKind};
-use crate::error::{CertificateFault, ConnectError};
+use crate::certified;
+use crate::error::ConnectError;
 use crate::names::node_name;
 use crate::peer::Peer;
 use crate::peer::handshake::{self, Expected, HandshakeError};
@@ -72,16 +72,11 @@ async fn attempt(
 ) -> Result<(Connection, PeerHello), ConnectError> {
     let failed = |error: quinn::ConnectError| ConnectError::Failed { detail: error.to_string() };
     let config = lock(&shared.peer_config).clone();
-    let connecting =
-        shared.endpoint.connect_with(config, address, &node_name(peer.id)).map_err(failed)?;
+    let name = node_name(peer.id, &shared.cluster);
+    let connecting = shared.endpoint.connect_with(config, address, &name).map_err(failed)?;
     let connection = connecting.await.map_err(|error| ConnectError::of(&error))?;
-    // TLS has verified that the certificate names this node; it must not name others as well.
-    let certified = handshake::certified_node(&connection);
-    if !certified.as_ref().is_ok_and(|node| *node == peer.id) {
-        let detail = "the certificate names several nodes";
-        Refusal::new(RefusalKind::Certificate, detail).close(&connection);
-        return Err(ConnectError::TheirsRefused(CertificateFault::OtherName));
-    }
+    certified::called_node(&connection, &shared.cluster, peer.id)
+        .map_err(|stranger| stranger.turn_away(&connection))?;
     let expected = Expected { node: peer.id, incarnation: shared.registry.incarnation(peer.id) };
     let called = handshake::call(&connection, shared.identity, shared.session, expected).await;
     match called {

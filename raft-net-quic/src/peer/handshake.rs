@@ -1,17 +1,16 @@
 //! The first exchange on a connection between nodes: is it who it should be?
 //!
-//! TLS has proved which node the other side is. The hello adds what a certificate does not know:
+//! Its certificate has proved which node of our cluster the other side is ([`crate::certified`]). The
+//! hello adds what a certificate does not know:
 //! the version, the cluster and the incarnation (rules L17 and M10). Nothing the other side says
 //! reaches the node before this has succeeded.
 
 use bytes::BytesMut;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use raft_core::{Identity, Incarnation, NodeId};
-use rustls::pki_types::CertificateDer;
 
 use crate::close::{Refusal, RefusalKind};
 use crate::frame::{self, FrameReader, ReadFault};
-use crate::names::node_of_certificate;
 use crate::wire::{HELLO_BYTES, PeerHello, VERSION};
 
 /// Why there is no connection.
@@ -32,23 +31,6 @@ pub(crate) struct Expected {
     pub(crate) node: NodeId,
     /// The life of its data directory, if it is known.
     pub(crate) incarnation: Option<Incarnation>,
-}
-
-/// Who the other side is, by its certificate.
-pub(crate) fn certified_node(connection: &Connection) -> Result<NodeId, Refusal> {
-    let refuse = |detail: &str| Refusal::new(RefusalKind::Certificate, detail);
-    let identity = connection.peer_identity();
-    let chain = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let leaf = chain.as_ref().and_then(|chain| chain.first());
-    let Some(leaf) = leaf else { return Err(refuse("no certificate was shown")) };
-    match node_of_certificate(leaf) {
-        Ok(Some(node)) => Ok(node),
-        Ok(None) => Err(refuse(
-            "the certificate names no node; a client's certificate cannot speak as a node, \
-             use node-<id>.pem",
-        )),
-        Err(error) => Err(refuse(&error.to_string())),
-    }
 }
 
 /// Speaks first and checks the answer.

@@ -20,7 +20,8 @@ use raft_core::{
     Sent, Term, Ticks, Transport,
 };
 use raft_net_quic::{
-    ClientService, QuicConfig, QuicTransport, Responder, Subscriber, TlsFiles, node_name,
+    ClientService, ClusterName, QuicConfig, QuicTransport, Responder, Subscriber, TlsFiles,
+    node_name,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -90,7 +91,11 @@ impl Authority {
     }
 
     pub fn node(&self, id: u64) -> TlsFiles {
-        let names = [node_name(node(id)), "localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = [
+            node_name(node(id), &ClusterName::default()),
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+        ];
         self.issue(&format!("node-{id}"), &names, true, Validity::Now)
     }
 

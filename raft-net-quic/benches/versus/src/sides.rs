@@ -10,7 +10,9 @@ use raft_core::{
     Arrival, ClusterId, Envelope, Identity, Inbox, Incarnation, Index, LogId, Message, NodeId,
     PeerInfo, Sent, Term, Transport,
 };
-use raft_net_quic::{ClientService, QuicConfig, QuicTransport, Responder, TlsFiles, node_name};
+use raft_net_quic::{
+    ClientService, ClusterName, QuicConfig, QuicTransport, Responder, TlsFiles, node_name,
+};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
@@ -83,7 +85,7 @@ fn tls(files: &[TlsFiles; 2]) -> Side {
     let acceptor = TlsAcceptor::from(Arc::new(server_config(&files[1])));
     let accepted = runtimes[1].spawn(async move { acceptor.accept(accepting).await.unwrap() });
     let connector = TlsConnector::from(Arc::new(client_config(&files[0])));
-    let name = ServerName::try_from(node_name(node(2))).unwrap();
+    let name = ServerName::try_from(node_name(node(2), &ClusterName::default())).unwrap();
     let dialed = runtimes[0].block_on(connector.connect(name, dialing)).unwrap();
     nodes[0].attach(StreamTransport::new(runtimes[0].handle(), dialed));
     let accepted = runtimes[1].block_on(accepted).unwrap();
@@ -179,7 +181,8 @@ fn certificates(dir: &Path) -> [TlsFiles; 2] {
     std::fs::write(dir.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
     let issuer = Issuer::new(params, key);
     [1, 2].map(|id| {
-        let mut params = CertificateParams::new([node_name(node(id))]).unwrap();
+        let mut params =
+            CertificateParams::new([node_name(node(id), &ClusterName::default())]).unwrap();
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().unwrap();
