@@ -19,6 +19,7 @@ use raft_kv::{
     PutOutcome, RangeReply, Revision, SessionStatus, TxnOutcome, Watched,
 };
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 
 use crate::args::Output;
 use crate::failure::{Failure, Kind};
@@ -241,6 +242,27 @@ pub(crate) fn certificates(
             "{dir}: {}\nca.key can make any certificate of the cluster: keep it away from the nodes.",
             files.join(" ")
         )),
+    }
+}
+
+/// What `raft tls renew` has replaced.
+pub(crate) fn renewed(
+    form: Output,
+    dir: &Path,
+    files: &[String],
+    valid_until: OffsetDateTime,
+) -> Result<ExitCode, Failure> {
+    let dir = dir.display().to_string();
+    match form {
+        Output::Json => {
+            let until = valid_until.unix_timestamp();
+            let line = json!({ "dir": dir, "files": files, "valid_until_unix_seconds": until });
+            print_line(&line.to_string())
+        }
+        Output::Table => {
+            let until = valid_until.date();
+            print_line(&format!("{dir}: {}\nvalid until {until}", files.join(" ")))
+        }
     }
 }
 

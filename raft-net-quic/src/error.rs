@@ -53,7 +53,7 @@ pub enum NetError {
     },
     /// A certificate was valid once. Make a new one.
     #[error(
-        "the certificate in {} expired on {expired}; make new ones with `raft tls init` (and \
+        "the certificate in {} expired on {expired}; make new ones with `raft tls renew` (and \
          check this machine's clock)",
         path.display()
     )]
@@ -228,7 +228,7 @@ pub enum CertificateFault {
     OtherAuthority,
     /// Its time is over, or has not come; or a clock is wrong.
     #[error(
-        "it has expired or is not yet valid; make new ones with `raft tls init`, and check the \
+        "it has expired or is not yet valid; make new ones with `raft tls renew`, and check the \
          clocks"
     )]
     Expired,

@@ -93,7 +93,7 @@ impl Reminder {
                 self.last = Some(Instant::now());
                 warn!(
                     file = %path.display(), days,
-                    "a certificate ends soon; put a new one in its place, the node takes it up by itself"
+                    "a certificate ends soon; `raft tls renew` makes a new one, the node takes it up by itself"
                 );
             }
         }

@@ -65,6 +65,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     match command {
         Command::Tls(TlsCommand::Init(args)) => tls::init(&args, global.output),
+        Command::Tls(TlsCommand::Renew(args)) => tls::renew(&args, global.output),
         Command::Serve(args) => serve::run(*args, &global, &log),
         Command::Put(args) => once(&global, &Request::Put(args)),
         Command::Get(args) => once(&global, &Request::Get(args)),

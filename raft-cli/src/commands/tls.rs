@@ -1,9 +1,11 @@
-//! `raft tls init`: the certificates of a cluster.
+//! `raft tls`: the certificates of a cluster. `init` is here, `renew` in a file of its own.
 //!
 //! One authority, one certificate a node, one for clients. A node's certificate says which node it
 //! is, and of which cluster, by the DNS name `node-N.CLUSTER`; a client's says `client.CLUSTER` and can
 //! never speak as a node, because it may not serve. Private keys are created with mode 0600, not changed to it afterwards,
 //! and no existing file is ever replaced.
+
+mod renew;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -21,6 +23,8 @@ use time::{Duration, OffsetDateTime};
 use crate::args::{Output, TlsInitArgs};
 use crate::failure::{Failure, Kind};
 use crate::output;
+
+pub(super) use renew::renew;
 
 pub(super) fn init(args: &TlsInitArgs, form: Output) -> Result<ExitCode, Failure> {
     let names = write(args)?;
@@ -107,14 +111,24 @@ fn issue(
     usages: &[ExtendedKeyUsagePurpose],
 ) -> Result<(), rcgen::Error> {
     let key = KeyPair::generate()?;
-    let mut params = params(&format!("raft {name}"), names, LEAF_DAYS)?;
+    let params = leaf_params(&format!("raft {name}"), names, usages)?;
+    let certificate = params.signed_by(&key, authority)?;
+    push(files, name, certificate.pem(), &key);
+    Ok(())
+}
+
+/// What a certificate says that issues no others.
+fn leaf_params(
+    common_name: &str,
+    names: Vec<String>,
+    usages: &[ExtendedKeyUsagePurpose],
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = params(common_name, names, LEAF_DAYS)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = usages.to_vec();
     params.use_authority_key_identifier_extension = true;
-    let certificate = params.signed_by(&key, authority)?;
-    push(files, name, certificate.pem(), &key);
-    Ok(())
+    Ok(params)
 }
 
 fn params(
