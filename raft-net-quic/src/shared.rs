@@ -1,7 +1,7 @@
 //! What the tasks of one transport share.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     /// Set when the node starts to receive.
     pub(crate) inbox: OnceLock<Inbox>,
     counter: AtomicU64,
+    /// Set when the transport stops: what has arrived by then stays for the next start.
+    pub(crate) stopping: Arc<AtomicBool>,
 }
 
 /// What may happen at the same time.
@@ -97,6 +99,7 @@ impl Shared {
             watched,
             inbox: OnceLock::new(),
             counter: AtomicU64::new(1),
+            stopping: Arc::default(),
         }
     }
 
@@ -105,6 +108,11 @@ impl Shared {
         if let Some(inbox) = self.inbox.get() {
             tell(inbox);
         }
+    }
+
+    /// Keeps [`Shared::next_number`] from this number and those before it.
+    pub(crate) fn pass_number(&self, number: u64) {
+        self.counter.fetch_max(number.saturating_add(1), Ordering::Relaxed);
     }
 
     /// A number that this transport has not used before.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use raft_core::{
     Envelope, Identity, Inbox, Peers, Sent, SnapshotHeader, SnapshotSource, SnapshotTicket,
@@ -21,7 +22,7 @@ use crate::monitor::{Monitor, Watched};
 use crate::renewal;
 use crate::serve::ClientService;
 use crate::shared::Shared;
-use crate::snapshot::{self, Outcome};
+use crate::snapshot::{self, Outcome, Shelf};
 use crate::tls::{Contents, Material};
 
 /// Carries messages, snapshots and the requests of clients on one UDP socket.
@@ -54,7 +55,7 @@ impl QuicTransport {
         let tls = Material::of(&config.tls, &contents)?;
         let cluster = tls.check_node(config.identity.node)?;
         let peer_config = endpoint::peer_config(config.idle_timeout, &config.limits, &tls)?;
-        snapshot::prepare(&config.incoming)
+        let left = snapshot::prepare(&config.incoming)
             .map_err(|source| NetError::Incoming { path: config.incoming.clone(), source })?;
         let endpoint = {
             let _within = runtime.enter();
@@ -67,6 +68,10 @@ impl QuicTransport {
         let watched = Arc::new(Watched::new(tls.expiry()));
         let shared = Shared::new(runtime, endpoint, peer_config, cluster, config, clients, watched);
         let shared = Arc::new(shared);
+        if let Some(newest) = left.last() {
+            shared.pass_number(*newest);
+            shared.runtime.spawn(Shelf::restore(Arc::clone(&shared), left));
+        }
         let renewing = renewal::keep_fresh(Arc::clone(&shared), files, contents, interval);
         let renewal = shared.runtime.spawn(renewing).abort_handle();
         Ok(Self { shared, local_addr, renewal })
@@ -126,6 +131,7 @@ impl Transport for QuicTransport {
 
 impl Drop for QuicTransport {
     fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
         self.renewal.abort();
         self.shared.registry.stop();
         let refusal = Refusal::new(

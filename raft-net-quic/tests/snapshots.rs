@@ -5,6 +5,7 @@
 mod common;
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -349,6 +350,26 @@ impl Resumed {
         Self { target, runtime, authority }
     }
 
+    /// Ends the receiver, lets `change` have a look at what it leaves, and starts it again.
+    fn restart(self, change: impl FnOnce(&Path)) -> Self {
+        let Self { target, runtime, authority } = self;
+        drop(target);
+        let left = incoming(&authority, 1);
+        // Its tasks end a moment later, and what they had in hand stays.
+        std::thread::sleep(Duration::from_millis(100));
+        change(&left);
+        let target = Node::start(&runtime, config(&authority, 1));
+        Self { target, runtime, authority }
+    }
+
+    /// What is left of the one snapshot under way.
+    fn left(&self) -> PathBuf {
+        let incoming = incoming(&self.authority, 1);
+        let names = names_in(&incoming);
+        assert_eq!(names.len(), 1, "{names:?}");
+        incoming.join(&names[0])
+    }
+
     /// Offers a snapshot of the files x and y, and returns the connection and where to begin.
     async fn offer(&self, last: u64) -> (Raw, quinn::SendStream, quinn::RecvStream, (u32, u64)) {
         let tls = self.authority.node(2);
@@ -432,6 +453,89 @@ fn parts_of_two_snapshots_never_become_one() {
     scene.half(&x, &y);
     let start = scene.runtime.block_on(async { scene.offer(501).await.3 });
     assert_eq!(start, (0, 0));
+    assert!(!scene.target.arrivals.try_iter().any(|found| matches!(found, Arrival::Snapshot(..))));
+}
+
+#[test]
+fn what_has_arrived_survives_a_restart_of_the_receiver() {
+    let scene = Resumed::new(Duration::from_secs(60));
+    let (x, y) = (noise(3 << 20, 1), noise(3 << 20, 2));
+    scene.half(&x, &y);
+    let scene = scene.restart(|_| ());
+    until("it is found", || scene.bytes() == 5 << 20);
+    // Again, before anybody came for it.
+    let scene = scene.restart(|_| ());
+    until("it is found again", || scene.bytes() == 5 << 20);
+    scene.rest(&x, &y);
+    let (_, reader) = arrival(&scene.target);
+    let directory = reader.directory().unwrap();
+    for (name, expected) in [("x", &x), ("y", &y)] {
+        assert!(std::fs::read(directory.join(name)).unwrap() == *expected, "{name}");
+    }
+    assert_eq!(progress(&scene.target), None, "it is over");
+    drop(reader);
+    assert_eq!(names_in(&incoming(&scene.authority, 1)).len(), 0);
+}
+
+/// A crash gives nobody time to tidy up: the directory is as it was at some moment.
+#[test]
+fn what_has_arrived_survives_a_crash_of_the_receiver() {
+    let scene = Resumed::new(Duration::from_secs(60));
+    let (x, y) = (noise(3 << 20, 1), noise(3 << 20, 2));
+    scene.half(&x, &y);
+    let crashed = scene.left();
+    let copy = |name: &str| std::fs::read(crashed.join(name)).unwrap();
+    let names = ["record", "files/x", "files/y"];
+    let contents = names.map(copy);
+    let scene = scene.restart(|incoming| {
+        std::fs::remove_dir_all(incoming).unwrap();
+        // A part that was superseded, and what the newest one had on disk.
+        for number in [3, 20] {
+            let directory = incoming.join(format!("arriving-{number}"));
+            std::fs::create_dir_all(directory.join("files")).unwrap();
+            for (name, content) in names.iter().zip(&contents) {
+                std::fs::write(directory.join(name), content).unwrap();
+            }
+        }
+    });
+    until("it is found", || scene.bytes() == 5 << 20);
+    until("only the newest is kept", || {
+        names_in(&incoming(&scene.authority, 1)) == ["arriving-20"]
+    });
+    scene.rest(&x, &y);
+    arrival(&scene.target);
+}
+
+/// What a disk may make of it while the power is off. Nothing of it reaches the state machine.
+#[test]
+fn what_was_damaged_before_a_restart_is_sent_again() {
+    let (x, y) = (noise(3 << 20, 1), noise(3 << 20, 2));
+    let damaged = |damage: &dyn Fn(&Path)| {
+        let scene = Resumed::new(Duration::from_secs(60));
+        scene.half(&x, &y);
+        let left = scene.left();
+        let scene = scene.restart(|_| damage(&left));
+        std::thread::sleep(Duration::from_millis(100));
+        scene
+    };
+    let write = |path: &Path, name: &str, bytes: &[u8]| std::fs::write(path.join(name), bytes);
+    let anew: [&dyn Fn(&Path); 4] = [
+        &|left| write(left, "record", b"arrival").unwrap(),
+        &|left| std::fs::remove_file(left.join("record")).unwrap(),
+        &|left| write(left, "files/x", &x[1..]).unwrap(),
+        &|left| write(left, "files/y", &[&y[..], b"z"].concat()).unwrap(),
+    ];
+    for damage in anew {
+        let scene = damaged(damage);
+        let start = scene.runtime.block_on(async { scene.offer(500).await.3 });
+        assert_eq!(start, (0, 0));
+    }
+    // The end of the last file came back as zeros: its checksum tells.
+    let zeros = [&y[..1 << 20], &vec![0; 1 << 20]].concat();
+    let scene = damaged(&|left| write(left, "files/y", &zeros).unwrap());
+    let said = scene.rest(&x, &y);
+    assert!(said.contains("of y does not"), "{said}");
+    until("nothing is left", || names_in(&incoming(&scene.authority, 1)).is_empty());
     assert!(!scene.target.arrivals.try_iter().any(|found| matches!(found, Arrival::Snapshot(..))));
 }
 

@@ -9,13 +9,14 @@
 //! ```
 //!
 //! The receiver says where to begin: at the beginning, or where the same snapshot of the same sender
-//! broke off when a connection was lost. The checksum of every file is sent in either case, over all
+//! broke off when a connection was lost or the receiver was restarted. The checksum of every file is sent in either case, over all
 //! of the file, so that parts of two snapshots never become one.
 
 mod arrived;
 mod kept;
 mod pace;
 mod receive;
+mod record;
 mod send;
 
 pub(crate) use arrived::prepare;

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::config::Limits;
 use crate::frame::{self, FrameReader, ReadFault};
-use crate::monitor::{SnapshotDirection, SnapshotProgress};
+use crate::monitor::{SnapshotDirection, SnapshotProgress, Transfer};
 use crate::shared::Shared;
 use crate::snapshot::arrived::{Arrived, Directory};
 use crate::snapshot::kept::{Part, Shelf};
@@ -141,7 +141,22 @@ async fn begin(
     opening: SnapshotOpening,
 ) -> Result<Part, ReceiveError> {
     let (incoming, number) = (shared.incoming.clone(), shared.next_number());
-    let directory = blocking(move || Directory::create(&incoming, number)).await?;
+    let progress = announce(shared, number, from, &opening);
+    let stopping = Arc::clone(&shared.stopping);
+    let (directory, opening) =
+        blocking(move || Ok((Directory::create(&incoming, number, &opening, stopping)?, opening)))
+            .await?;
+    let (checksums, file) = (Vec::new(), None);
+    Ok(Part { opening, directory, checksums, file, offset: 0, checksum: 0, progress })
+}
+
+/// Lists what arrives for monitors.
+pub(super) fn announce(
+    shared: &Shared,
+    number: u64,
+    from: NodeId,
+    opening: &SnapshotOpening,
+) -> Transfer {
     let progress = SnapshotProgress {
         peer: from,
         direction: SnapshotDirection::Incoming,
@@ -149,9 +164,7 @@ async fn begin(
         bytes: 0,
         total_bytes: opening.files.iter().map(|file| file.bytes).sum(),
     };
-    let progress = shared.watched.begin(number, progress);
-    let (checksums, file) = (Vec::new(), None);
-    Ok(Part { opening, directory, checksums, file, offset: 0, checksum: 0, progress })
+    shared.watched.begin(number, progress)
 }
 
 /// Receives what is missing, and makes all of it durable.
@@ -174,13 +187,9 @@ async fn fill(
         receive_file(part, source, &expected).await?;
     }
     source.end().await?;
-    let path = part.directory.path().to_owned();
-    // The names, and the directory's own in its parent: a snapshot that is handed over stays.
-    blocking(move || {
-        File::open(&path)?.sync_all()?;
-        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-    })
-    .await
+    let path = part.directory.files().to_owned();
+    // A snapshot that is handed over stays.
+    blocking(move || Directory::sync(&path)).await
 }
 
 /// Writes what is missing of one file, verifies its checksum, and makes it durable.
@@ -190,7 +199,7 @@ async fn receive_file(
     expected: &SnapshotFile,
 ) -> Result<(), ReceiveError> {
     if part.file.is_none() {
-        let path = part.directory.path().join(&expected.name);
+        let path = part.directory.files().join(&expected.name);
         part.file = Some(blocking(move || File::create_new(path)).await?);
     }
     while part.offset < expected.bytes {
@@ -209,9 +218,14 @@ async fn receive_file(
         let name = &expected.name;
         return Err(ReceiveError::Refused(format!("the checksum of {name} does not match")));
     }
-    if let Some(file) = part.file.take() {
-        blocking(move || file.sync_all()).await?;
-    }
+    let (file, mut record, checksum) =
+        (part.file.take(), part.directory.record.take(), part.checksum);
+    part.directory.record = blocking(move || {
+        file.map_or(Ok(()), |file| file.sync_all())?;
+        record.as_mut().map_or(Ok(()), |record| record.add(checksum))?;
+        Ok(record)
+    })
+    .await?;
     part.checksums.push(part.checksum);
     (part.offset, part.checksum) = (0, 0);
     Ok(())
@@ -286,7 +300,7 @@ async fn blocking<T: Send + 'static>(
 
 /// Checks what is announced, before any of it is believed: plain and different names, and no more
 /// than the limits allow.
-fn check_files(files: &[SnapshotFile], limits: &Limits) -> Result<(), String> {
+pub(super) fn check_files(files: &[SnapshotFile], limits: &Limits) -> Result<(), String> {
     if files.len() > limits.snapshot_files {
         return Err(format!("{} files, at most {}", files.len(), limits.snapshot_files));
     }
