@@ -42,14 +42,15 @@ pub(crate) struct ServeArgs {
     /// A TOML file with any of these options, for example `node-id = 1`. Flags win over it.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// After this long without a leader a node campaigns [default: 1s].
+    /// After this long without a leader a node campaigns [default: 300ms]. Longer where
+    /// messages take long: ten times a round trip at least.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) election_timeout: Option<Duration>,
     /// Allow reads by the leader's lease, which ask nobody, and trust that no two clocks of the cluster
     /// run apart by more than so many millionths. Alike on all nodes. Off by default.
     #[arg(long, value_name = "PPM")]
     pub(crate) lease_drift: Option<u32>,
-    /// How often a leader shows that it lives [default: 100ms].
+    /// How often a leader shows that it lives [default: 50ms].
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) heartbeat_interval: Option<Duration>,
     /// The most that snapshots for nodes that are far behind may take of the network, in MiB a second.

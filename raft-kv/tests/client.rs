@@ -579,3 +579,34 @@ async fn a_session_is_opened_again_and_again_until_there_is_one() {
     fake.session_client(&[1]).put("k", "v").await.unwrap();
     assert_eq!(fake.tags().len(), 1);
 }
+
+/// A leader that is gone is left as soon as the others have another, not when an attempt at it has taken too long;
+/// and not before, since nobody else could answer. All by a clock that only the test moves.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_falls_silent_is_left_once_there_is_another() {
+    let fake = Fake::new(3);
+    let client = fake.session_client(&[1, 2, 3]).with_timeout(Duration::from_secs(60));
+    client.put("k", "v").await.unwrap();
+    fake.down(1, Act::Hang);
+    let start = tokio::time::Instant::now();
+    let election = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(fake.writes().last().unwrap(), "n1");
+        (1..=3).for_each(|id| fake.believe(id, Some(2), 2));
+    };
+    // One of many asks the others for all of them.
+    let puts: Vec<_> = (0..100)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.put("k", "v").await })
+        })
+        .collect();
+    election.await;
+    for put in puts {
+        put.await.unwrap().unwrap();
+    }
+    assert!(start.elapsed() < Duration::from_millis(450), "{:?}", start.elapsed());
+    let cluster = fake.0.lock().unwrap();
+    let lookouts = cluster.asked.iter().filter(|(_, request)| *request == Request::Members).count();
+    assert!(lookouts < 40, "{lookouts} questions");
+}

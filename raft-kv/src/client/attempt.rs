@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::Index;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::{Answer, ErrorReply, Header, Rejection, Reply, Request};
@@ -149,7 +150,19 @@ impl<C: Channel> Client<C> {
                 return next;
             }
         }
-        let reply = match self.call(endpoint, request.clone(), journey.attempt_deadline()).await {
+        let deadline = journey.attempt_deadline();
+        let call = self.call(endpoint, request.clone(), deadline);
+        let reply = match journey.kind {
+            // What can be sent again need not wait for a leader that is gone.
+            Kind::Session | Kind::Read => tokio::select! {
+                reply = call => reply,
+                () = self.overthrown(endpoint) => {
+                    Err(Obstacle::Lost(format!("{endpoint}: another node leads now")))
+                }
+            },
+            Kind::Write | Kind::Anyone => call.await,
+        };
+        let reply = match reply {
             Ok(reply) => reply,
             Err(obstacle) => {
                 self.directory().on_silence(endpoint);
@@ -251,6 +264,50 @@ impl<C: Channel> Client<C> {
             ErrorReply::NotLeader { leader: members.leader, term },
             journey,
         ))
+    }
+
+    /// Returns when another node than `endpoint` is known to lead since a later term. While `endpoint` says
+    /// nothing to anybody, one of those who wait for it asks the others, now and then.
+    async fn overthrown(&self, endpoint: &str) {
+        let since = self.directory().led_until(endpoint);
+        loop {
+            tokio::time::sleep(SUSPICION).await;
+            let ask = {
+                let mut directory = self.directory();
+                let now = Instant::now();
+                if directory.leads_elsewhere(endpoint, since) {
+                    return;
+                }
+                if directory.is_fresh(endpoint, now, SUSPICION) {
+                    continue;
+                }
+                directory.begin_lookout(endpoint, now, SUSPICION)
+            };
+            let mut calls = JoinSet::new();
+            for other in ask {
+                let client = self.clone();
+                calls.spawn(async move {
+                    let deadline = Instant::now() + LOOKOUT;
+                    let reply = client.call(&other, Request::Members.encode(), deadline).await;
+                    (other, reply)
+                });
+            }
+            while let Some(joined) = calls.join_next().await {
+                // Who is silent here as well is asked again, by whoever comes next.
+                let Ok((other, Ok(Reply { header, body: Ok(Answer::Members(members)) }))) = joined
+                else {
+                    continue;
+                };
+                let mut directory = self.directory();
+                directory.on_members(&members);
+                if let Some(leader) = &members.leader {
+                    directory.on_rumour(&other, leader, header.term);
+                }
+                if directory.leads_elsewhere(endpoint, since) {
+                    return;
+                }
+            }
+        }
     }
 
     /// One call. Says nothing about whether it may be repeated.
@@ -433,6 +490,10 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 
 /// A node that has answered within this time is taken to be alive.
 const FRESH: Duration = Duration::from_secs(1);
+/// A leader that says nothing for so long may be gone; that is looked into about so often.
+const SUSPICION: Duration = Duration::from_millis(50);
+/// How long others may take to say who leads.
+const LOOKOUT: Duration = Duration::from_millis(200);
 /// The least and the most that one repeatable attempt takes at first.
 const ATTEMPT_LEAST: Duration = Duration::from_millis(100);
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);

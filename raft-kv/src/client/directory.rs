@@ -29,6 +29,8 @@ pub(crate) struct Directory {
     denied: BTreeMap<String, Term>,
     /// Those that did not answer when last asked. They are asked last.
     silent: BTreeSet<String>,
+    /// When others were last asked who leads, because a leader said nothing.
+    looked_out: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ impl Directory {
             heard: BTreeMap::new(),
             denied: BTreeMap::new(),
             silent: BTreeSet::new(),
+            looked_out: None,
         }
     }
 
@@ -79,6 +82,44 @@ impl Directory {
         let left: Vec<_> = all.filter(|endpoint| !tried.contains(*endpoint)).collect();
         let is_silent = |endpoint: &String| self.silent.contains(endpoint);
         left.iter().find(|e| !is_silent(e)).or_else(|| left.first()).map(|e| (*e).clone())
+    }
+
+    /// The first term of which another leader would be news: if `endpoint` leads, that after its own.
+    pub(crate) fn led_until(&self, endpoint: &str) -> Term {
+        let leads = self.leader.as_ref().filter(|leader| leader.address == endpoint);
+        leads.map_or(Term(0), |leader| Term(leader.term.0.saturating_add(1)))
+    }
+
+    /// Whether another node than `endpoint` leads, as far as is known, in `since` or later.
+    pub(crate) fn leads_elsewhere(&self, endpoint: &str, since: Term) -> bool {
+        self.leader
+            .as_ref()
+            .is_some_and(|leader| leader.address != endpoint && leader.term >= since)
+    }
+
+    /// Whom to ask about the silence of `endpoint`. Nobody, if others were asked within `span` before `now`.
+    pub(crate) fn begin_lookout(
+        &mut self,
+        endpoint: &str,
+        now: Instant,
+        span: Duration,
+    ) -> BTreeSet<String> {
+        if self.looked_out.is_some_and(|at| now.duration_since(at) < span) {
+            return BTreeSet::new();
+        }
+        self.looked_out = Some(now);
+        let all = self.given.iter().chain(self.members.values());
+        all.filter(|other| *other != endpoint).take(MEMBERS).cloned().collect()
+    }
+
+    /// `endpoint` says that `leader` leads in `term`: believed only if that is newer than what is known.
+    pub(crate) fn on_rumour(&mut self, endpoint: &str, leader: &LeaderHint, term: Term) {
+        let is_news = self.leader.as_ref().is_none_or(|known| known.term < term);
+        let is_denied = self.denied.get(&leader.address).is_some_and(|denied| *denied >= term);
+        if is_news && !is_denied && term >= self.term && is_plausible(&leader.address) {
+            tracing::debug!(endpoint, leader = leader.address, %term, "another node leads");
+            self.leader = Some(Leader { address: leader.address.clone(), term });
+        }
     }
 
     /// Whether `endpoint` has answered within `span` before `now`.
