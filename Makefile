@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log bench-net bench-cluster profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-led
+.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench-log: setup ## Measure the log beside the disk's limit and raft-engine (ARG
 	$(CARGO) build --release --manifest-path raft-log/benches/raft-engine/Cargo.toml --locked
 	BENCH_RAFT_ENGINE="$(CARGO_TARGET_DIR)/release/bench-raft-engine" \
 		$(CARGO) bench --workspace --bench log -- $(ARGS)
+
+bench-kv: setup ## Measure the store alone (ARGS=apply|read|watch|million|snapshot|open)
+	$(CARGO) bench --workspace --bench kv -- $(ARGS)
 
 bench-net: ## Measure the transport beside TLS on TCP and plain TCP, then calls of clients (ARGS=ping|256|4096|65536)
 	$(CARGO) run --release --manifest-path raft-net-quic/benches/versus/Cargo.toml --locked -- $(ARGS)
