@@ -106,6 +106,14 @@ impl MemStore {
         shared.failing = false;
     }
 
+    /// What a crash at this moment would leave, as data of its own.
+    #[must_use]
+    pub fn image(&self) -> Self {
+        let durable = self.lock().durable.clone();
+        let shared = Shared { now: durable.clone(), durable, failing: false };
+        Self { shared: Arc::new(Mutex::new(shared)) }
+    }
+
     /// Makes the machine fail at the next thing it is asked to do, until [`MemStore::crash`].
     pub fn fail(&self) {
         self.lock().failing = true;
