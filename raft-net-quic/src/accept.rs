@@ -109,6 +109,14 @@ async fn greet(
 }
 
 async fn admit_client(shared: Arc<Shared>, connection: Connection) {
+    let from = connection.remote_address();
+    let Some(_one_of_its) = shared.slots.client_addresses.enter(from.ip()) else {
+        if let Some(suppressed) = shared.log.pass("crowd", &from.ip().to_string()) {
+            warn!(%from, suppressed, "a client has too many connections; refused");
+        }
+        let detail = "too many connections from this address; use fewer, or try again in a moment";
+        return Refusal::new(RefusalKind::Busy, detail).close(&connection);
+    };
     let Ok(_place) = Arc::clone(&shared.slots.clients).try_acquire_owned() else {
         let detail = "too many connections of clients; try again in a moment";
         return Refusal::new(RefusalKind::Busy, detail).close(&connection);

@@ -29,8 +29,9 @@ pub struct QuicConfig {
     pub identity: Identity,
     /// Certificates and key.
     pub tls: TlsFiles,
-    /// Where arriving snapshots are kept until the state machine takes them. What an earlier run
-    /// left there is removed at the start. On the file system of the state machine, so that it can
+    /// Where arriving snapshots are kept until the state machine takes them. The newest part that an
+    /// earlier run left there is kept for [`Limits::snapshot_kept`] longer, so that its sender can go on;
+    /// the others are removed at the start. On the file system of the state machine, so that it can
     /// rename files instead of copying them.
     pub incoming: PathBuf,
     /// A peer that is silent for so long is taken for dead. About the election timeout; at least
@@ -87,6 +88,9 @@ pub struct Limits {
     pub client_subscriptions: u32,
     /// Connections of clients at the same time.
     pub client_connections: usize,
+    /// Connections of clients from one address (IPv4), or one network of 64 bits (IPv6), at the same
+    /// time.
+    pub client_connections_per_address: usize,
     /// Connections that other nodes opened, at the same time.
     pub peer_connections: usize,
     /// Connections that are being set up at the same time. From half of it on, a newcomer first has
@@ -101,7 +105,8 @@ pub struct Limits {
     /// Bytes a second that all snapshots together may be sent with; `None` for as fast as it goes.
     /// They give way to messages in any case.
     pub snapshot_send_rate: Option<u64>,
-    /// How long what has arrived of a snapshot is kept when its connection is lost.
+    /// How long what has arrived of a snapshot is kept when its connection is lost, or this node is
+    /// started again.
     pub snapshot_kept: Duration,
     /// Files in a snapshot that is received.
     pub snapshot_files: usize,
@@ -125,6 +130,7 @@ impl Default for Limits {
             client_reply_bytes: 64 << 20,
             client_subscriptions: 4096,
             client_connections: 4096,
+            client_connections_per_address: 1024,
             peer_connections: 64,
             handshakes: 256,
             handshake_timeout: Duration::from_secs(5),

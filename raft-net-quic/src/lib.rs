@@ -15,6 +15,7 @@
 //! request or reply (they are bytes), no plaintext mode.
 
 mod accept;
+mod addresses;
 mod certified;
 mod client;
 mod close;

@@ -10,6 +10,7 @@ use raft_core::{Identity, Inbox};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::addresses::Addresses;
 use crate::config::Limits;
 use crate::log_gate::LogGate;
 use crate::monitor::Watched;
@@ -53,6 +54,7 @@ pub(crate) struct Slots {
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) peers: Arc<Semaphore>,
     pub(crate) clients: Arc<Semaphore>,
+    pub(crate) client_addresses: Arc<Addresses>,
     pub(crate) snapshots_received: Arc<Semaphore>,
     pub(crate) snapshots_sent: Arc<Semaphore>,
 }
@@ -64,6 +66,7 @@ impl Slots {
             handshakes: slots(limits.handshakes),
             peers: slots(limits.peer_connections),
             clients: slots(limits.client_connections),
+            client_addresses: Addresses::new(limits.client_connections_per_address),
             snapshots_received: slots(limits.snapshots_received),
             snapshots_sent: slots(limits.snapshots_sent),
         }

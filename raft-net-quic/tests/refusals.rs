@@ -25,6 +25,7 @@ const NODE: u64 = 4;
 const CERTIFICATE: u64 = 5;
 const INCARNATION: u64 = 6;
 const MALFORMED: u64 = 8;
+const BUSY: u64 = 9;
 
 fn hello(id: u64, to: u64) -> Hello {
     Hello::new(identity(id), to)
@@ -367,6 +368,39 @@ fn serve_raw(tls: &raft_net_quic::TlsFiles) -> std::net::SocketAddr {
         }
     });
     address
+}
+
+/// One that opens connection after connection takes its own places only.
+#[test]
+fn too_many_connections_from_one_address_leave_room_for_others() {
+    let (runtime, authority) = (runtime(), Authority::new());
+    let mut narrow = config(&authority, 1);
+    narrow.limits.client_connections_per_address = 2;
+    let target = Node::start(&runtime, narrow);
+    let (tls, to) = (authority.client(), target.address);
+    runtime.block_on(async {
+        let _held =
+            [Raw::connect(&tls, CLIENT, to, 1).await, Raw::connect(&tls, CLIENT, to, 1).await];
+        let third = Raw::connect(&tls, CLIENT, to, 1).await;
+        let (code, reason) = third.refusal().await;
+        assert_eq!(code, BUSY);
+        assert!(reason.contains("from this address"), "{reason}");
+
+        let endpoint = quinn::Endpoint::client("127.0.0.2:0".parse().unwrap()).unwrap();
+        let config = Raw::config(&tls, CLIENT);
+        let connection = endpoint.connect_with(config, to, "node-1.raft").unwrap().await.unwrap();
+        let elsewhere = Raw { endpoint, connection };
+        let (_send, mut recv) = elsewhere.calls(&[]).await;
+        let mut hello = [0; 4];
+        recv.read_exact(&mut hello).await.unwrap();
+        assert!(elsewhere.stays(Duration::from_millis(50)).await);
+    });
+    // A place that was left is free again.
+    let client = QuicClient::new(&tls, ClientLimits::default()).unwrap();
+    until("there is room", || {
+        let deadline = Instant::now() + PATIENCE;
+        runtime.block_on(client.server(&to.to_string(), deadline)).is_ok()
+    });
 }
 
 #[test]
