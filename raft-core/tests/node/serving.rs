@@ -205,6 +205,8 @@ fn a_watcher_is_told_of_every_change() {
     until("it sees a leader", || {
         (seen.lock().unwrap().last()? == &(Term(1), RoleName::Leader)).then_some(())
     });
+    // Before that its first entry is to be committed, or changes are not taken yet.
+    cluster.leader();
     let steps = vec![ChangeStep::AddLearner(node(2), Some("host2:1".to_owned()))];
     let told = seen.lock().unwrap().len();
     change(handle, steps).get().unwrap();
