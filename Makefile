@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-led
+.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -101,6 +101,11 @@ FUZZ = RUSTFLAGS="-C overflow-checks=on -C debug-assertions=on" \
 	CARGO_TARGET_DIR="$(CARGO_TARGET_DIR)/fuzz" \
 	FUZZ_RUNS=$(or $(RUNS),1000000) FUZZ_FIRST=$(or $(FIRST),$(shell date +%s)000000) \
 	$(CARGO) test --release
+
+# In the usual profile, or RocksDB would be compiled once more.
+fuzz-kv: ## Feed the decoders of the store anything (RUNS=1000000 FIRST=SEED)
+	FUZZ_RUNS=$(or $(RUNS),1000000) FUZZ_FIRST=$(or $(FIRST),$(shell date +%s)000000) \
+	$(CARGO) test --release --workspace --lib -- what_is_said stored_rows
 
 # What cargo-fuzz would set, less the sanitizers, which need another compiler and find nothing in safe code.
 # A target is named, so that macros and build scripts are left alone.

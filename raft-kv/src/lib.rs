@@ -22,6 +22,8 @@ mod command;
 mod config;
 mod digest;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod home;
 mod inspect;
 mod kv;
