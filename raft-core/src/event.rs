@@ -359,6 +359,10 @@ pub struct SnapshotStatus {
     pub arrived: bool,
     /// How long ago it was asked for.
     pub elapsed: Ticks,
+    /// How many of its bytes have been handed to the transport. The node counts them; the protocol sees none.
+    pub bytes: u64,
+    /// How many it has in all files. 0 until it was taken.
+    pub total_bytes: u64,
 }
 
 /// How a leader brings a follower up to date.

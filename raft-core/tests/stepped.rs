@@ -107,16 +107,21 @@ fn a_snapshot_that_is_too_old_for_a_repair_is_not_sent() {
     let empty = MemSnapshot::new(SnapshotMeta::default(), Bytes::new());
     let machine = Lagging { machine: MemStore::new().machine(), before: Mutex::new(empty) };
     let mut one = leader_with(machine);
+    one.propose(MemMachine::put(b"key", b"value"), |done| drop(done.unwrap()));
+    settle(&mut one);
+    hear(&mut one, 1, Message::AppendReply(AppendOutcome::Matched { through: Index(2) }));
     let delivery = |one: &SteppedNode| one.raft().status().followers[0].snapshot;
-    hear(&mut one, 1, Message::SnapshotRequest { from: Index(1) });
+    hear(&mut one, 1, Message::SnapshotRequest { from: Index(2) });
     assert_eq!(delivery(&one), None, "it holds nothing");
     for _ in 0..Config::new(node(1)).election_timeout.0 {
         one.tick();
         settle(&mut one);
-        hear(&mut one, 1, Message::AppendReply(AppendOutcome::Matched { through: Index(1) }));
+        hear(&mut one, 1, Message::AppendReply(AppendOutcome::Matched { through: Index(2) }));
     }
-    hear(&mut one, 1, Message::SnapshotRequest { from: Index(1) });
-    assert_eq!(delivery(&one).unwrap().last, Some(LogId::new(Term(1), Index(1))));
+    hear(&mut one, 1, Message::SnapshotRequest { from: Index(2) });
+    assert_eq!(delivery(&one).unwrap().last, Some(LogId::new(Term(1), Index(2))));
+    let snapshot = one.status().followers[0].snapshot.unwrap();
+    assert!(snapshot.total_bytes > 0 && snapshot.bytes <= snapshot.total_bytes, "{snapshot:?}");
 }
 
 /// A stop that comes while an operator's hand-over is under way does not break it off.

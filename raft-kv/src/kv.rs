@@ -83,12 +83,12 @@ impl Kv {
     }
 }
 
-impl StateMachine for Kv {
-    fn applied(&self) -> Applied {
-        Applied { last: self.state.last, membership: self.membership.clone() }
-    }
-
-    fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Bytes>) -> Result<(), MachineError> {
+impl Kv {
+    fn apply_all(
+        &mut self,
+        entries: &[Entry],
+        outcomes: &mut Vec<Bytes>,
+    ) -> Result<(), MachineError> {
         let store = self.live.store();
         let mut rest = entries;
         while !rest.is_empty() {
@@ -112,6 +112,20 @@ impl StateMachine for Kv {
         }
         Ok(())
     }
+}
+
+impl StateMachine for Kv {
+    fn applied(&self) -> Applied {
+        Applied { last: self.state.last, membership: self.membership.clone() }
+    }
+
+    fn apply(&mut self, entries: &[Entry], outcomes: &mut Vec<Bytes>) -> Result<(), MachineError> {
+        self.live.begin();
+        // If it fails, nobody knows any more what the database holds, until the next start.
+        self.apply_all(entries, outcomes)?;
+        self.live.end();
+        Ok(())
+    }
 
     /// Nobody waits for a flush: the answer is how far the files go, and every other call begins the flush
     /// that the next one answers for.
@@ -123,8 +137,8 @@ impl StateMachine for Kv {
             Some(through) if durable >= through => self.flushing = None,
             Some(_) => {}
             None if durable < self.state.last.index => {
-                store.begin_flush().map_err(failed())?;
-                self.flushing = Some(self.state.last.index);
+                let has_begun = store.begin_flush().map_err(failed())?;
+                self.flushing = has_begun.then_some(self.state.last.index);
             }
             None => {}
         }
@@ -139,7 +153,7 @@ impl StateMachine for Kv {
         let source = snapshot::take(&store, path).and_then(|source| {
             // The next one will hold all of this.
             if source.last() < self.state.last {
-                store.begin_flush()?
+                store.begin_flush()?;
             }
             Ok(source)
         });

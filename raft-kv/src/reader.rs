@@ -4,6 +4,7 @@
 //! state machine, nor it them; a reader goes on with the new database once a snapshot was
 //! installed.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::range::RangeRequest;
 use crate::record::State;
-use crate::scan::View;
+use crate::scan::{self, View};
 use crate::store::Store;
 use crate::version::MachineVersion;
 use crate::watch::{Bell, Hub};
@@ -82,8 +83,7 @@ impl KvReader {
         if !request.is_plain_point() {
             return Ok(None);
         }
-        let store = self.live.store();
-        let Some((state, kv)) = View::cached(&store, key)? else { return Ok(None) };
+        let Some((state, kv)) = self.cached(key)? else { return Ok(None) };
         Ok(Some(RangeReply {
             count: kv.iter().len() as u64,
             kvs: kv.into_iter().collect(),
@@ -91,6 +91,18 @@ impl KvReader {
             revision: state.revision,
             applied: state.last.index,
         }))
+    }
+
+    /// One key and the state that it is of. Mostly nothing is applied just now; then what was read is of the
+    /// state before and after, and needs no frozen view, which costs more than the read itself.
+    fn cached(&self, key: &[u8]) -> Result<Option<(State, Option<KeyValue>)>, KvError> {
+        if let Some((still, store, state)) = self.live.while_still() {
+            let found = scan::latest_cached(&store, key)?;
+            if self.live.is_still(still) {
+                return Ok(found.map(|kv| (state, kv)));
+            }
+        }
+        View::cached(&self.live.store(), key)
     }
 
     /// Reads one key as it is now.
@@ -206,6 +218,8 @@ impl KvReader {
 #[derive(Debug)]
 pub(crate) struct Live {
     now: RwLock<(Arc<Store>, State)>,
+    /// How often applying has begun and ended: odd while it goes on.
+    turns: AtomicU64,
     /// Rings when more was applied.
     bell: Bell,
     /// From the first watch on.
@@ -215,7 +229,8 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(store: Store, state: State) -> Self {
         let now = RwLock::new((Arc::new(store), state));
-        Self { now, bell: Bell::default(), hub: Mutex::default() }
+        let turns = AtomicU64::new(0);
+        Self { now, turns, bell: Bell::default(), hub: Mutex::default() }
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {
@@ -224,6 +239,32 @@ impl Live {
 
     pub(crate) fn state(&self) -> State {
         self.now.read().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    /// From now on the database may hold more than the state says, until applying has ended.
+    pub(crate) fn begin(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The database holds what the state says.
+    pub(crate) fn end(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The database, and the state that it holds as long as [`Live::is_still`] says so. `None` while more is
+    /// applied.
+    fn while_still(&self) -> Option<(u64, Arc<Store>, State)> {
+        let turns = self.turns.load(Ordering::SeqCst);
+        if turns % 2 == 1 {
+            return None;
+        }
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        Some((turns, now.0.clone(), now.1))
+    }
+
+    /// Whether nothing was applied since.
+    fn is_still(&self, turns: u64) -> bool {
+        self.turns.load(Ordering::SeqCst) == turns
     }
 
     /// More was applied.

@@ -19,6 +19,20 @@ pub(crate) struct View<'a> {
     state: State,
 }
 
+/// One key as it is now, or `None` if that might take a disk.
+pub(crate) fn latest_cached(
+    store: &Store,
+    key: &[u8],
+) -> Result<Option<Option<KeyValue>>, KvError> {
+    let mut options = ReadOptions::default();
+    options.set_read_tier(ReadTier::BlockCache);
+    match store.db().get_pinned_cf_opt(store.latest(), key, &options) {
+        Ok(record) => Ok(Some(record.map(|record| key_value(key, &record)).transpose()?)),
+        Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+        Err(error) => Err(KvError::storage("reading a key")(error)),
+    }
+}
+
 /// What is shown of each key: the key, and its record.
 pub(crate) type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), KvError>;
 

@@ -107,8 +107,17 @@ impl Store {
         &self.db
     }
 
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("it was opened with this family")
+    }
+
+    /// The family of keys as they are now.
+    pub(crate) fn latest(&self) -> &ColumnFamily {
+        self.family(LATEST)
+    }
+
     pub(crate) fn families(&self) -> Families<'_> {
-        let family = |name| self.db.cf_handle(name).expect("it was opened with this family");
+        let family = |name| self.family(name);
         Families {
             meta: family(META),
             latest: family(LATEST),
@@ -155,20 +164,21 @@ impl Store {
         self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(KvError::storage("flushing"))
     }
 
-    /// Begins to make durable all that was written, and does not wait for it. Nothing, while RocksDB is
-    /// about to do so by itself: two at once would hold up whoever writes.
-    pub(crate) fn begin_flush(&self) -> Result<(), KvError> {
+    /// Begins to make durable all that was written, and does not wait for it. Not while another flush is under
+    /// way, which need not hold all of it: two at once would hold up whoever writes. Says whether it has.
+    pub(crate) fn begin_flush(&self) -> Result<bool, KvError> {
         let all = self.families().all();
         for family in all {
             let waiting = self.db.property_int_value_cf(family, NUM_IMMUTABLE_MEM_TABLE);
             let waiting = waiting.map_err(KvError::storage("looking at what it flushes"))?;
             if waiting.is_some_and(|tables| tables > 0) {
-                return Ok(());
+                return Ok(false);
             }
         }
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        self.db.flush_cfs_opt(&all, &options).map_err(KvError::storage("flushing"))
+        self.db.flush_cfs_opt(&all, &options).map_err(KvError::storage("flushing"))?;
+        Ok(true)
     }
 
     /// How far it has come in what is durable, and the last membership there.

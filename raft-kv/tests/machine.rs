@@ -5,6 +5,8 @@
 mod support;
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -183,6 +185,21 @@ fn a_snapshot_is_of_what_was_flushed() {
     let since = Instant::now();
     while subject.kv().snapshot().unwrap().meta().last.index < Index(2) {
         assert!(since.elapsed() < Duration::from_secs(60), "it never holds the rest");
+    }
+}
+
+/// RocksDB begins flushes too. One that it had begun before does not hold what came after, so another has to
+/// follow, or the log would not be cut again for long.
+#[test]
+fn a_flush_is_begun_whatever_rocksdb_flushes_by_itself() {
+    let mut subject = Subject::new();
+    for round in 0..20_u8 {
+        // A little more than the buffer takes, so that it is on its way when more is asked for.
+        for piece in 0..36_u8 {
+            let value = |key: u8| vec![round ^ piece ^ key; 16 << 10];
+            subject.apply((0..8_u8).map(|key| payload(&put(vec![key], value(key)))));
+        }
+        subject.flush();
     }
 }
 
@@ -374,6 +391,41 @@ fn a_long_answer_is_cut_and_says_so() {
     subject.apply((0..6_u8).map(|key| payload(&put(vec![key], value.clone()))));
     let reply = subject.reader().range(&RangeRequest::new(KeyRange::all())).unwrap();
     assert_eq!((reply.kvs.len(), reply.count, reply.more), (3, 6, true));
+}
+
+/// Rule C8. What a read finds, and of which entry it says that is, belong together, however it falls in with
+/// what is applied: each entry here writes its own number.
+#[test]
+fn a_read_is_of_the_entry_that_it_says() {
+    let mut subject = Subject::new();
+    subject.run(put("k", "1"));
+    let reader = subject.reader();
+    let is_over = AtomicBool::new(false);
+    let read = || {
+        let request = RangeRequest::new(KeyRange::One("k".into()));
+        let mut last = 0;
+        let mut found = 0_u64;
+        while !is_over.load(Ordering::Relaxed) {
+            let Some(reply) = reader.range_cached(&request).unwrap() else { continue };
+            let value: u64 = str::from_utf8(&reply.kvs[0].value).unwrap().parse().unwrap();
+            assert_eq!(value, reply.applied.0);
+            assert_eq!(value + 1, reply.revision.0);
+            assert!(value >= last, "time goes on");
+            last = value;
+            found += 1;
+        }
+        found
+    };
+    thread::scope(|scope| {
+        let readers = [scope.spawn(read), scope.spawn(read)];
+        for number in 2..20_000_u64 {
+            subject.run(put("k", number.to_string()));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 100);
+        }
+    });
 }
 
 /// The bytes of the rows that quotas count, as they stand on the disk.

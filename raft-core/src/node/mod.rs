@@ -11,6 +11,7 @@ mod cache;
 mod clock;
 mod compaction;
 mod handle;
+mod meter;
 pub(crate) mod pump;
 mod queue;
 pub(crate) mod requests;

@@ -14,6 +14,7 @@ use super::NodeOptions;
 use super::cache::TailCache;
 use super::compaction::Compaction;
 use super::handle::{Committed, ReadLevel, RequestError};
+use super::meter::{Meter, Metered};
 use super::requests::{Applying, Request, Tickets, Waiter};
 use super::workers::{ApplyEntries, ApplyWork, Done, FetchWork, Garbage, LogWork};
 use crate::entry::Entry;
@@ -112,6 +113,8 @@ pub(crate) struct Pump {
     arrived: Option<Box<dyn SnapshotReader>>,
     /// Snapshots on their way to others: to whom, in the name of which term, and what each stands for.
     sending: BTreeMap<SnapshotTicket, (NodeId, Term, LogId)>,
+    /// How far the last snapshot for each follower was read, and what it stands for.
+    meters: BTreeMap<NodeId, (LogId, Meter)>,
     compaction: Compaction,
     stopping: Option<u32>,
 }
@@ -149,6 +152,7 @@ impl Pump {
             restoring: false,
             arrived: None,
             sending: BTreeMap::new(),
+            meters: BTreeMap::new(),
             compaction: Compaction::new(
                 options.retain_entries,
                 options.retain_bytes,
@@ -158,9 +162,18 @@ impl Pump {
         }
     }
 
-    /// What the protocol shows.
+    /// What the protocol shows, and how far snapshots have come.
     pub(crate) fn status(&self) -> Status {
-        self.raft.status()
+        let mut status = self.raft.status();
+        for follower in &mut status.followers {
+            let Some(snapshot) = &mut follower.snapshot else { continue };
+            if let Some((last, meter)) = self.meters.get(&follower.id)
+                && snapshot.last == Some(*last)
+            {
+                (snapshot.bytes, snapshot.total_bytes) = (meter.read(), meter.total);
+            }
+        }
+        status
     }
 
     /// The protocol inside, for whoever checks it from outside.
@@ -606,7 +619,10 @@ impl Pump {
         let meta = SnapshotMeta { last, membership, membership_at };
         let from = self.raft.id();
         let header = SnapshotHeader { from, to, term, meta };
-        let ticket = self.net.send_snapshot(header, source);
+        let (source, meter) = Metered::new(source);
+        let ticket = self.net.send_snapshot(header, Box::new(source));
+        self.meters.retain(|id, _| self.raft.awaits_delivery(*id));
+        self.meters.insert(to, (last, meter));
         self.sending.insert(ticket, (to, term, last));
         self.step(Event::SnapshotTaken { to, term, last }, work);
     }

@@ -69,7 +69,7 @@ impl Delivery {
 
     pub(crate) fn status(&self) -> SnapshotStatus {
         let Self { last, arrived, elapsed, .. } = *self;
-        SnapshotStatus { last, arrived, elapsed: Ticks(elapsed) }
+        SnapshotStatus { last, arrived, elapsed: Ticks(elapsed), bytes: 0, total_bytes: 0 }
     }
 }
 

@@ -48,6 +48,12 @@ impl Raft {
         self.awaited(to, term).is_some_and(|delivery| delivery.least <= last.index)
     }
 
+    /// Whether a snapshot for `to` is not acknowledged yet.
+    pub(crate) fn awaits_delivery(&self, to: NodeId) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        leader.progress.get(&to).is_some_and(|follower| follower.snapshot.is_some())
+    }
+
     fn awaited(&self, to: NodeId, term: Term) -> Option<Delivery> {
         let Role::Leader(leader) = &self.role else { return None };
         let delivery = leader.progress.get(&to)?.snapshot?;

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::event::Change;
+use crate::event::{Change, Status};
 use crate::log_store::LogStore;
 use crate::node::pump::{Input, Pump, Work};
 use crate::node::reconcile;
@@ -114,6 +114,11 @@ impl SteppedNode {
     /// The protocol inside: its term, its log, its membership.
     pub fn raft(&self) -> &Raft {
         self.pump.raft()
+    }
+
+    /// What the node shows of itself.
+    pub fn status(&self) -> Status {
+        self.pump.status()
     }
 
     /// Why the node has stopped, if it has. It must not be run any more then.
