@@ -168,11 +168,12 @@ pub(crate) enum Command {
     /// Run a cluster on this machine, kill its leader, and show that nothing is lost.
     #[command(after_help = "Examples:\n  raft demo --exit\n  raft demo --nodes 5 --dir ./demo")]
     Demo(DemoArgs),
-    /// Put a load on the cluster, measure it, and read back what was acknowledged.
+    /// Put a load on the cluster, measure it, and see that nothing is lost.
     ///
     /// Each client begins its next operation when the last is done, or, with --rate, operations are
-    /// due at fixed times and latencies count from then on. Exit code 6 if anything that was
-    /// acknowledged is missing. It writes below --prefix, and leaves its keys.
+    /// due at fixed times and latencies count from then on. Afterwards a sample of what was
+    /// acknowledged is read back, and what the nodes hold is compared: exit code 6 if anything is
+    /// missing or differs. It writes below --prefix, and leaves its keys.
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Box<BenchArgs>),
     /// Print a script that completes `raft` commands in a shell.
@@ -388,6 +389,9 @@ pub(crate) struct BenchArgs {
         value_parser = clap::value_parser!(u16).range(1..=10_000)
     )]
     pub(crate) limit: u16,
+    /// Do not compare what the nodes hold afterwards: each reads all it has.
+    #[arg(long)]
+    pub(crate) skip_compare: bool,
     /// Draw latencies and throughput into this SVG file.
     #[arg(long, value_name = "FILE")]
     pub(crate) plot: Option<PathBuf>,

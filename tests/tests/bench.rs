@@ -88,6 +88,22 @@ fn the_table_says_that_nothing_is_lost() {
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     assert!(ran.stdout.contains("OPS/S") && ran.stdout.contains("P99.9"), "{ran:#?}");
     assert!(ran.stdout.contains("Read back 50 keys: nothing"), "{ran:#?}");
+    assert!(ran.stdout.contains("Compared 3 nodes: all hold the same 50 keys"), "{ran:#?}");
+}
+
+/// Nodes that hold different things are told by `a_node_whose_data_differs_is_named`.
+#[test]
+fn a_node_that_was_not_compared_is_told() {
+    let mut cluster = Cluster::start();
+    let words = ["bench", "put", "--duration", "300ms", "--keys", "50"];
+    let gone = cluster.follower();
+    cluster.kill(gone);
+    let ran = cluster.raft(&words);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.stderr.contains(&format!("node {gone} at")), "{ran:#?}");
+    assert!(ran.stderr.contains("was not compared"), "{ran:#?}");
+    let ran = cluster.raft(&[&words[..], &["--skip-compare"]].concat());
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:#?}");
 }
 
 /// A cluster that loses acknowledged writes: here by a second program that deletes keys meanwhile.

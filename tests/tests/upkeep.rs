@@ -62,6 +62,8 @@ fn a_node_whose_data_differs_is_named() {
     for node in json["nodes"].as_array().unwrap() {
         assert_eq!(node["diverged"], json!(node["node_id"] == rotten), "{json}");
     }
+    let bench = cluster.raft(&["bench", "put", "--duration", "100ms", "--keys", "10"]);
+    bench.assert_refused(6, &["do not hold the same", &format!("nodes {rotten} ")]);
 
     // Once nothing of it is left in the present, all is well again; of the past there still is.
     let written: u64 = json["revision"].as_u64().unwrap();

@@ -1,13 +1,16 @@
-//! Reads back what was acknowledged.
+//! Reads back what was acknowledged, and compares what the nodes hold.
 //!
 //! A client remembers, for some keys, the newest revision under which a write of that key was
 //! acknowledged, and what it wrote. Afterwards each of those keys must have that revision or a
-//! later one; and with that revision, that value.
+//! later one; and with that revision, that value. That tells of lost writes; whether a node holds
+//! anything else than the others is told by the hash that each has of all its data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use raft_kv::api::ReadLevel;
+use raft_kv::client::Comparison;
 use tokio::task::JoinSet;
 
 use super::KeySpace;
@@ -110,9 +113,35 @@ impl Acknowledged {
     }
 }
 
+/// Has all nodes of a cluster of ours say what they hold. `None` for another target, which is not
+/// asked.
+///
+/// Fails if they do not hold the same. That a node does not answer is told by the comparison.
+pub(crate) async fn compare(connection: &Connection) -> Result<Option<Comparison>, Failure> {
+    let Some(comparison) = connection.compare(COMPARE_WITHIN).await? else { return Ok(None) };
+    let diverging = comparison.diverging();
+    if diverging.is_empty() {
+        return Ok(Some(comparison));
+    }
+    let nodes: Vec<_> = diverging.iter().map(ToString::to_string).collect();
+    Err(Failure::new(
+        Kind::Refused,
+        format!(
+            "the nodes do not hold the same at revision {}: see nodes {} with `raft check \
+             consistency --rev {}`",
+            comparison.revision,
+            nodes.join(", "),
+            comparison.revision
+        ),
+    ))
+}
+
 /// About so many keys are read back.
 const KEYS: usize = 1000;
 const AT_ONCE: usize = 16;
+
+/// For so long a node that is behind is waited for.
+const COMPARE_WITHIN: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {

@@ -332,6 +332,7 @@ mod tests {
             level: ReadLevel::Linearizable,
             reads_percent: 90,
             limit: 100,
+            compares: true,
         };
         Load {
             plan,

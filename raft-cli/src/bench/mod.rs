@@ -3,7 +3,7 @@
 //! - [`target`] is one connection to a cluster of ours, or to etcd, with the few requests a load
 //!   makes of either;
 //! - [`load`] drives clients over connections, and measures;
-//! - [`audit`] reads back what was acknowledged;
+//! - [`audit`] reads back what was acknowledged, and compares what the nodes hold;
 //! - [`report`] and [`plot`] say what came of it.
 //!
 //! The command that checks the words and brings these together is `commands/bench.rs`.
@@ -74,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) reads_percent: u32,
     /// How many keys one range reads.
     pub(crate) limit: u64,
+    /// Whether the nodes say afterwards what they hold.
+    pub(crate) compares: bool,
 }
 
 /// The keys of a load, and what is written under them.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
+use raft_kv::client::Comparison;
 use serde_json::{Value, json};
 
 use super::Plan;
@@ -19,6 +20,8 @@ pub(crate) struct Report<'a> {
     pub(crate) measured: &'a Measured,
     /// How many keys were read back.
     pub(crate) read_back: usize,
+    /// What the nodes hold, if they were asked.
+    pub(crate) comparison: Option<&'a Comparison>,
 }
 
 impl Report<'_> {
@@ -93,14 +96,29 @@ impl Report<'_> {
             let keys = self.read_back;
             remarks.push(format!("Read back {keys} keys: nothing that was acknowledged is lost."));
         }
+        if let Some(comparison) = self.comparison {
+            let same = comparison.nodes.iter().filter_map(|node| node.digest.as_ref().ok());
+            let (count, keys) = (same.clone().count(), same.map(|digest| digest.keys).max());
+            remarks.push(format!(
+                "Compared {count} nodes: all hold the same {} keys at revision {}.",
+                keys.unwrap_or_default(),
+                comparison.revision
+            ));
+        }
         remarks.extend(self.complaints());
         remarks.join("\n")
     }
 
-    /// What has failed, a line for each kind.
+    /// What has failed, a line for each kind, and which nodes were not compared.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let kinds = self.measured.errors.iter();
-        kinds.map(|(kind, (count, one))| format!("{count} failed ({kind}): {one}")).collect()
+        let failed = kinds.map(|(kind, (count, one))| format!("{count} failed ({kind}): {one}"));
+        let nodes = self.comparison.into_iter().flat_map(|comparison| &comparison.nodes);
+        let missing = nodes.filter_map(|node| {
+            let why = node.digest.as_ref().err()?;
+            Some(format!("node {} at {} was not compared: {why}", node.node_id, node.address))
+        });
+        failed.chain(missing).collect()
     }
 }
 

@@ -3,8 +3,11 @@
 //! Both are asked the same. Neither side is favoured: each connection goes to the leader for what
 //! only the leader can answer, and stale reads are spread over all nodes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use raft_kv::api::ReadLevel;
+use raft_kv::client::Comparison;
 use raft_kv::{
     Compare, Content, KeyRange, KeyValue, Put, RangeRequest, Relation, Target as Compared, Txn,
     TxnOp,
@@ -179,6 +182,19 @@ impl Connection {
             }
             #[cfg(feature = "etcd")]
             Self::Etcd(etcd) => etcd.put_all(&kvs).await,
+        }
+    }
+
+    /// What each node of a cluster of ours holds now. `None` for etcd. Nodes that are behind are
+    /// waited for, as long as `within`.
+    pub(crate) async fn compare(&self, within: Duration) -> Result<Option<Comparison>, Failure> {
+        match self {
+            Self::Raft(session) => {
+                let client = session.client().with_timeout(within);
+                client.compare(None).await.map(Some).map_err(client_failure)
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => Ok(None),
         }
     }
 

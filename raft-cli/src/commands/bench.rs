@@ -1,4 +1,4 @@
-//! `raft bench`: puts a load on a cluster, tells what it took, and reads back what was acknowledged.
+//! `raft bench`: puts a load on a cluster, tells what it took, and sees that nothing is lost.
 
 use std::fs;
 use std::path::Path;
@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use raft_kv::api::ReadLevel;
+use raft_kv::client::Comparison;
 
 use crate::args::{BenchArgs, Global, Output};
 use crate::bench::load::Measured;
 use crate::bench::report::Report;
 use crate::bench::target::{Connection, Target};
-use crate::bench::{KeySpace, Plan, load, plot};
+use crate::bench::{KeySpace, Plan, audit, load, plot};
 use crate::failure::Failure;
 use crate::terminal;
 
@@ -25,13 +26,14 @@ pub(super) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode, Failure
     let runtime = terminal::runtime(THREADS)?;
     let outcome = runtime.block_on(async {
         tokio::select! {
-            measured = measure(&plan, &target, global) => measured,
+            done = measure(&plan, &target, global) => done,
             _ = terminal::asked_to_stop() => Err(Failure::failed("interrupted")),
         }
     });
     runtime.shutdown_background();
-    let (measured, read_back) = outcome?;
-    let report = Report { plan: &plan, measured: &measured, read_back };
+    let Done { measured, read_back, comparison } = outcome?;
+    let report =
+        Report { plan: &plan, measured: &measured, read_back, comparison: comparison.as_ref() };
     if measured.latency.is_empty()
         && let Some((_, failure)) = measured.errors.values().next()
     {
@@ -75,14 +77,20 @@ fn plan(args: &BenchArgs) -> Result<Plan, Failure> {
         level: if args.stale { ReadLevel::Stale } else { ReadLevel::Linearizable },
         reads_percent: args.reads.into(),
         limit: args.limit.into(),
+        compares: !args.skip_compare,
     })
 }
 
-async fn measure(
-    plan: &Plan,
-    target: &Target,
-    global: &Global,
-) -> Result<(Measured, usize), Failure> {
+/// What has come of a run.
+struct Done {
+    measured: Measured,
+    /// How many keys were read back.
+    read_back: usize,
+    /// `None` if the nodes were not asked.
+    comparison: Option<Comparison>,
+}
+
+async fn measure(plan: &Plan, target: &Target, global: &Global) -> Result<Done, Failure> {
     let mut connections = Vec::new();
     for number in 0..plan.connections {
         connections.push(Arc::new(Connection::open(target, global, number).await?));
@@ -90,10 +98,11 @@ async fn measure(
     load::fill(plan, &connections).await?;
     let (measured, sample) = load::run(plan, &connections).await?;
     let read_back = sample.read_back(&plan.keys, &connections).await?;
+    let comparison = if plan.compares { audit::compare(&connections[0]).await? } else { None };
     for connection in connections {
         connection.close().await;
     }
-    Ok((measured, read_back))
+    Ok(Done { measured, read_back, comparison })
 }
 
 fn write(file: &Path, text: &str) -> Result<(), Failure> {

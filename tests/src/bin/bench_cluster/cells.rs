@@ -67,7 +67,7 @@ impl Cell {
     pub(crate) fn measure(&self, system: &System, seconds: u32) -> Result<Figures, String> {
         if self.words[0] != "put" {
             // Whatever has to be filled is filled here, so that it is not measured.
-            done(&mut system.bench(&[self.words[0], "--duration", "100ms"]))?;
+            load(system, &[self.words[0], "--duration", "100ms"])?;
         }
         // What the cell before has left to do is not this one's.
         thread::sleep(SETTLE);
@@ -77,6 +77,7 @@ impl Cell {
         let words = [self.words, &["--duration", &duration]].concat();
         let found = load(system, &words)?;
         let used = Usage::of(&nodes, system.dir()) - before;
+        system.compare()?;
         let number = |field: &str| found[field].as_f64().unwrap_or(f64::NAN);
         let ops = number("ops");
         Ok(Figures {
@@ -108,9 +109,10 @@ impl Figures {
     }
 }
 
-/// Runs `raft bench` and gives what it tells.
+/// Runs `raft bench` and gives what it tells. What the nodes hold is not compared by it, as that is
+/// work for them which is not to be measured: see [`System::compare`].
 pub(crate) fn load(system: &System, words: &[&str]) -> Result<Value, String> {
-    let output = done(&mut system.bench(words))?;
+    let output = done(system.bench(words).arg("--skip-compare"))?;
     serde_json::from_slice(&output.stdout)
         .map_err(|error| format!("raft bench says something else than JSON: {error}"))
 }
@@ -119,7 +121,8 @@ pub(crate) fn load(system: &System, words: &[&str]) -> Result<Value, String> {
 /// waited for a write, in milliseconds.
 pub(crate) fn outage(system: &mut System) -> Result<f64, String> {
     let leader = system.leader()?;
-    let mut bench = system.bench(&["put", "--clients", "4", "--duration", "5s"]);
+    let words = ["put", "--clients", "4", "--duration", "5s", "--skip-compare"];
+    let mut bench = system.bench(&words);
     let running = bench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let running = running.map_err(|error| format!("cannot start raft bench: {error}"))?;
     thread::sleep(Duration::from_secs(2));
@@ -127,6 +130,7 @@ pub(crate) fn outage(system: &mut System) -> Result<f64, String> {
     let output = running.wait_with_output().map_err(|error| format!("raft bench: {error}"))?;
     system.launch(leader)?;
     thread::sleep(Duration::from_secs(2));
+    system.compare()?;
     let found: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
         format!("raft bench: {error}: {}", String::from_utf8_lossy(&output.stderr))
     })?;
@@ -136,13 +140,14 @@ pub(crate) fn outage(system: &mut System) -> Result<f64, String> {
 /// Fills a cluster, kills all of it with SIGKILL, and starts it again.
 pub(crate) fn restart(mut system: System, keys: u64) -> Result<Restart, String> {
     let keys = keys.to_string();
-    done(&mut system.bench(&["get", "--keys", &keys, "--duration", "100ms"]))?;
+    load(&system, &["get", "--keys", &keys, "--duration", "100ms"])?;
     let resident_mib = resident_mib(&system.processes());
     system.kill_all();
     for node in 0..3 {
         system.launch(node)?;
     }
     let first_write_s = system.await_write(Duration::from_secs(120))?.as_secs_f64();
+    system.compare()?;
     eprintln!(
         "  {} with {keys} keys: first write {first_write_s:.2} s after kill -9 of all, \
          {resident_mib:.0} MiB",

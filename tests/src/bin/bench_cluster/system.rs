@@ -175,6 +175,18 @@ impl System {
         Err(format!("{} takes no write within {patience:?}", self.kind.name()))
     }
 
+    /// Has every node of a cluster of ours say what it holds. Fails if one holds something else than
+    /// the others, or does not say. etcd is not asked.
+    pub(crate) fn compare(&self) -> Result<(), String> {
+        match self.kind {
+            Kind::Raft => {
+                let words = ["check", "consistency", "--within", "5m", "-o", "json"];
+                done(&mut self.client(&words)).map(|_| ())
+            }
+            Kind::Etcd => Ok(()),
+        }
+    }
+
     /// `raft bench` on this cluster, with these words.
     pub(crate) fn bench(&self, words: &[&str]) -> Command {
         let mut command = match self.kind {
