@@ -1,5 +1,6 @@
-//! Finding and running the binary.
+//! Finding and running the binary, and the examples beside it.
 
+use std::env::consts::EXE_EXTENSION;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -21,6 +22,22 @@ pub fn binary() -> PathBuf {
         binary.display()
     );
     binary
+}
+
+/// An example that was built with the tests, to be run on a cluster. No environment of ours.
+///
+/// # Panics
+///
+/// If it is not there. `cargo test` builds it unless it is told which tests to run.
+pub fn example(name: &str) -> Command {
+    let raft = binary();
+    let path = raft.with_file_name("examples").join(name).with_extension(EXE_EXTENSION);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `cargo build --release --workspace --examples`",
+        path.display()
+    );
+    clean(Command::new(path))
 }
 
 /// What one run of the binary came to.
@@ -91,7 +108,7 @@ pub(crate) fn raft_reading<S: AsRef<std::ffi::OsStr>>(
     }
 }
 
-/// A `raft` that runs on until dropped, and is then killed.
+/// A `raft`, or an example, that runs on until dropped, and is then killed.
 #[derive(Debug)]
 pub struct Background {
     child: Child,
@@ -106,17 +123,45 @@ impl Background {
     ///
     /// If it cannot be run at all.
     pub fn start(words: &[String]) -> Self {
+        let mut command = command();
+        command.args(words);
+        Self::of(command)
+    }
+
+    /// Starts an [`example`] with its words.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be run at all.
+    pub fn of(mut command: Command) -> Self {
         let file = || NamedTempFile::new().expect("a temporary file can be made");
         let open = |file: &NamedTempFile| file.reopen().expect("it can be opened again");
         let (log, output) = (file(), file());
-        let child = command()
-            .args(words)
+        let child = command
             .stdin(Stdio::null())
             .stdout(open(&output))
             .stderr(open(&log))
             .spawn()
             .expect("the binary was found, so it can be run");
         Self { child, log, output }
+    }
+
+    /// Asks it to end, as Ctrl-C does.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be asked.
+    pub fn interrupt(&self) {
+        signal("-INT", self.child.id());
+    }
+
+    /// Waits until it ends by itself. Whether it says that all went well.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be waited for.
+    pub fn wait(&mut self) -> bool {
+        self.child.wait().expect("it is our child").success()
     }
 
     /// What it has written to stdout.
@@ -137,8 +182,16 @@ impl Drop for Background {
     }
 }
 
+pub(crate) fn signal(name: &str, process: u32) {
+    let status = Command::new("kill").args([name, &process.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill {name} {process} failed");
+}
+
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(binary());
+    clean(Command::new(binary()))
+}
+
+fn clean(mut command: Command) -> Command {
     // What the developer has set must not steer the tests.
     for name in ["RAFT_ENDPOINTS", "RAFT_TLS_DIR", "RAFT_LOG"] {
         command.env_remove(name);

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::binary::{self, Ran, raft, raft_reading};
+use crate::binary::{self, Ran, raft, raft_reading, signal};
 use crate::shell::Shell;
 
 /// How a cluster is to be.
@@ -390,11 +390,6 @@ pub fn until<T>(what: &str, mut question: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn signal(name: &str, process: u32) {
-    let status = Command::new("kill").args([name, &process.to_string()]).status();
-    assert!(status.is_ok_and(|status| status.success()), "kill {name} {process} failed");
 }
 
 fn path(path: &Path) -> &str {

@@ -15,7 +15,7 @@ mod load;
 mod shell;
 pub mod sim;
 
-pub use binary::{Background, Ran, binary, raft};
+pub use binary::{Background, Ran, binary, example, raft};
 pub use cluster::{Cluster, Options, free_port, until};
 pub use load::{Load, lost};
 pub use shell::{Answer, Shell};
