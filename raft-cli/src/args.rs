@@ -389,6 +389,12 @@ pub(crate) struct BenchArgs {
         value_parser = clap::value_parser!(u16).range(1..=10_000)
     )]
     pub(crate) limit: u16,
+    /// How many clients write while --clients watch. They share a connection of their own.
+    #[arg(
+        long, value_name = "COUNT", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=50_000)
+    )]
+    pub(crate) writers: u16,
     /// Do not compare what the nodes hold afterwards: each reads all it has.
     #[arg(long)]
     pub(crate) skip_compare: bool,
@@ -531,7 +537,8 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   raft bench put --clients 256 --duration 30s
   raft bench mixed --reads 90 --clients 64 --rate 5000 --plot mixed.svg
-  raft bench range --limit 100 --keys 1000000 --stale -o json";
+  raft bench range --limit 100 --keys 1000000 --stale -o json
+  raft bench watch --clients 100 --connections 10 --rate 1000";
 
 const TLS_EXAMPLES: &str = "\
 Example:

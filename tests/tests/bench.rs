@@ -43,6 +43,7 @@ fn every_workload_is_measured_and_told() {
         &["mixed", "--clients", "8", "--reads", "50"],
         &["range", "--limit", "20"],
         &["txn"],
+        &["watch", "--clients", "12", "--connections", "3", "--writers", "2"],
     ] {
         let found = bench(&cluster, words);
         assert_eq!(found["op"], words[0]);
@@ -89,6 +90,22 @@ fn the_table_says_that_nothing_is_lost() {
     assert!(ran.stdout.contains("OPS/S") && ran.stdout.contains("P99.9"), "{ran:#?}");
     assert!(ran.stdout.contains("Read back 50 keys: nothing"), "{ran:#?}");
     assert!(ran.stdout.contains("Compared 3 nodes: all hold the same 50 keys"), "{ran:#?}");
+}
+
+#[test]
+fn every_watcher_is_told_of_every_write() {
+    let cluster = Cluster::start();
+    let words = ["bench", "watch", "--clients", "5", "--rate", "200", "--duration", "1s"];
+    let ran = cluster.raft(&[&words[..], &["--keys", "30", "-o", "table"]].concat());
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let told = ran.stdout.lines().find_map(|line| {
+        let rest = line.strip_prefix("Each of 5 watchers was told of ")?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    let told = told.unwrap();
+    assert!((150..=201).contains(&told), "{ran:#?}");
+    assert!(ran.stdout.contains(&format!(" {} ", told * 5)), "so many events: {ran:#?}");
+    assert!(ran.stdout.contains("Read back 30 keys"), "{ran:#?}");
 }
 
 /// Nodes that hold different things are told by `a_node_whose_data_differs_is_named`.
@@ -138,6 +155,7 @@ fn what_makes_no_sense_is_refused() {
     refused(&["put", "--clients", "2", "--connections", "3"], &["--connections 3", "--clients 2"]);
     refused(&["put", "--rate", "0"], &["--rate"]);
     refused(&["put", "--duration", "5"], &["--duration", "5"]);
+    refused(&["watch", "--value-size", "7"], &["--value-size 7", "8 bytes"]);
     refused(&["put", "--plot", "/no/such/dir/x.svg"], &["--plot", "/no/such/dir/x.svg"]);
     refused(&["put", "--target", "redis://a:1"], &["--target", "redis://a:1", "etcd://"]);
     refused(&["put", "--target", "etcd://a"], &["--target", "no port"]);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use raft_kv::api::ReadLevel;
 use raft_kv::client::Comparison;
 use tokio::task::JoinSet;
@@ -26,11 +27,11 @@ pub(crate) struct Sample {
     room: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Acknowledged {
     revision: u64,
-    /// Which value was written.
-    value: u32,
+    /// What was written.
+    value: Bytes,
 }
 
 impl Sample {
@@ -40,14 +41,14 @@ impl Sample {
     }
 
     /// A write was acknowledged.
-    pub(crate) fn acknowledged(&mut self, key: u64, revision: u64, value: u32) {
-        let news = Acknowledged { revision, value };
+    pub(crate) fn acknowledged(&mut self, key: u64, revision: u64, value: &Bytes) {
+        let news = || Acknowledged { revision, value: value.clone() };
         let has_room = self.newest.len() < self.room;
         match self.newest.get_mut(&key) {
             // A client's own writes are acknowledged in order, but those of several are not.
-            Some(known) if known.revision < revision => *known = news,
+            Some(known) if known.revision < revision => *known = news(),
             Some(_) => {}
-            None if has_room => drop(self.newest.insert(key, news)),
+            None if has_room => drop(self.newest.insert(key, news())),
             None => {}
         }
     }
@@ -56,7 +57,7 @@ impl Sample {
     pub(crate) fn merge(&mut self, other: Self) {
         self.room = self.room.saturating_add(other.room);
         for (key, Acknowledged { revision, value }) in other.newest {
-            self.acknowledged(key, revision, value);
+            self.acknowledged(key, revision, &value);
         }
     }
 
@@ -78,10 +79,10 @@ impl Sample {
                 lost.extend(joined(done)??);
             }
             let connection = Arc::clone(&connections[turn % connections.len()]);
-            let (key, value) = (keys.key(number), keys.value(written.value));
+            let key = keys.key(number);
             tasks.spawn(async move {
                 let found = connection.get(key.clone(), ReadLevel::Linearizable).await?;
-                let wrong = written.missing_in(found.as_ref(), &value);
+                let wrong = written.missing_in(found.as_ref());
                 Ok(wrong.map(|wrong| format!("{}: {wrong}", String::from_utf8_lossy(&key))))
             });
         }
@@ -98,14 +99,14 @@ impl Sample {
 
 impl Acknowledged {
     /// What is wrong with what was found, if anything is.
-    fn missing_in(&self, found: Option<&Found>, value: &[u8]) -> Option<String> {
+    fn missing_in(&self, found: Option<&Found>) -> Option<String> {
         let wrote = format!("revision {} was acknowledged", self.revision);
         match found {
             None => Some(format!("{wrote}, the key is gone")),
             Some(found) if found.revision < self.revision => {
                 Some(format!("{wrote}, found {}", found.revision))
             }
-            Some(found) if found.revision == self.revision && found.value != value => {
+            Some(found) if found.revision == self.revision && found.value != self.value => {
                 Some(format!("{wrote}, it has another value"))
             }
             Some(_) => None,
@@ -146,29 +147,30 @@ const COMPARE_WITHIN: Duration = Duration::from_secs(120);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+
+    fn value(byte: u8) -> Bytes {
+        Bytes::from(vec![byte])
+    }
 
     #[test]
     fn the_newest_revision_of_a_key_counts() {
         let mut one = Sample::for_one_of(1);
-        one.acknowledged(7, 20, 1);
+        one.acknowledged(7, 20, &value(1));
         let mut two = Sample::for_one_of(KEYS);
-        two.acknowledged(7, 30, 2);
-        two.acknowledged(7, 10, 3);
-        two.acknowledged(8, 40, 4);
+        two.acknowledged(7, 30, &value(2));
+        two.acknowledged(7, 10, &value(3));
+        two.acknowledged(8, 40, &value(4));
         assert_eq!(two.newest.len(), 1, "there is room for one key");
         one.merge(two);
-        assert_eq!(one.newest[&7], Acknowledged { revision: 30, value: 2 });
+        assert_eq!(one.newest[&7], Acknowledged { revision: 30, value: value(2) });
     }
 
     #[test]
     fn what_is_missing_is_told() {
-        let written = Acknowledged { revision: 5, value: 0 };
-        let found = |revision, value: &'static [u8]| {
-            Some(Found { revision, value: Bytes::from_static(value) })
-        };
-        let wrong = |found: Option<Found>| written.missing_in(found.as_ref(), b"v").is_some();
-        assert!(wrong(None) && wrong(found(4, b"v")) && wrong(found(5, b"w")));
-        assert!(!wrong(found(5, b"v")) && !wrong(found(6, b"w")));
+        let written = Acknowledged { revision: 5, value: value(1) };
+        let found = |revision, byte| Some(Found { revision, value: value(byte) });
+        let wrong = |found: Option<Found>| written.missing_in(found.as_ref()).is_some();
+        assert!(wrong(None) && wrong(found(4, 1)) && wrong(found(5, 2)));
+        assert!(!wrong(found(5, 1)) && !wrong(found(6, 2)));
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, KvClient, Txn,
-    TxnOp,
+    Client, Compare, CompareOp, ConnectOptions, Error, Event, GetOptions, GetResponse, KvClient,
+    Txn, TxnOp, WatchClient, WatchOptions, WatchStream,
 };
 use raft_kv::api::ReadLevel;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,7 +24,12 @@ pub(crate) struct EtcdConnection {
     leader: Mutex<Leader>,
     /// Who is asked for stale reads.
     any: KvClient,
+    /// Who tells what happens: the same node.
+    any_watch: WatchClient,
 }
+
+/// A watch under way.
+pub(crate) struct EtcdWatching(WatchStream);
 
 #[derive(Clone)]
 struct Leader {
@@ -40,9 +45,15 @@ impl EtcdConnection {
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let at = leader_of(addresses).await?;
-        let leader = Leader { kv: connect(&addresses[at]).await?, turn: at };
+        let leader = Leader { kv: connect(&addresses[at]).await?.kv_client(), turn: at };
         let any = connect(&addresses[number % addresses.len()]).await?;
-        Ok(Self { addresses: addresses.to_vec(), timeout, leader: Mutex::new(leader), any })
+        Ok(Self {
+            addresses: addresses.to_vec(),
+            timeout,
+            leader: Mutex::new(leader),
+            any: any.kv_client(),
+            any_watch: any.watch_client(),
+        })
     }
 
     pub(super) async fn put(&self, key: &Bytes, value: &Bytes) -> Result<u64, Failure> {
@@ -106,6 +117,19 @@ impl EtcdConnection {
         Ok(())
     }
 
+    pub(super) async fn watch(
+        &self,
+        first: &Bytes,
+        before: &Bytes,
+        from: u64,
+    ) -> Result<EtcdWatching, Failure> {
+        let from = i64::try_from(from).unwrap_or(i64::MAX);
+        let options = WatchOptions::new().with_range(before.to_vec()).with_start_revision(from);
+        let mut any = self.any_watch.clone();
+        let stream = any.watch(first.to_vec(), Some(options)).await;
+        stream.map(EtcdWatching).map_err(|error| failure(&error))
+    }
+
     async fn read(
         &self,
         key: &Bytes,
@@ -156,16 +180,34 @@ impl EtcdConnection {
             return;
         }
         let next = turn + 1;
-        if let Ok(kv) = connect(&self.addresses[next % self.addresses.len()]).await {
+        if let Ok(client) = connect(&self.addresses[next % self.addresses.len()]).await {
             let mut leader = self.leader();
             if leader.turn == turn {
-                *leader = Leader { kv, turn: next };
+                *leader = Leader { kv: client.kv_client(), turn: next };
             }
         }
     }
 
     fn leader(&self) -> MutexGuard<'_, Leader> {
         self.leader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EtcdWatching {
+    pub(super) async fn next(&mut self) -> Result<Vec<Found>, Failure> {
+        let ended = |why| Failure::new(Kind::Unavailable, format!("etcd has ended a watch{why}"));
+        let said = self.0.message().await.map_err(|error| failure(&error))?;
+        let said = said.ok_or_else(|| ended(String::new()))?;
+        if said.canceled() {
+            return Err(ended(format!(": {}", said.cancel_reason())));
+        }
+        let kvs = said.events().iter().filter_map(Event::kv);
+        Ok(kvs
+            .map(|kv| Found {
+                revision: kv.mod_revision().unsigned_abs(),
+                value: Bytes::copy_from_slice(kv.value()),
+            })
+            .collect())
     }
 }
 
@@ -194,9 +236,9 @@ async fn leader_of(addresses: &[String]) -> Result<usize, Failure> {
     Err(last.unwrap_or_else(none))
 }
 
-async fn connect(address: &str) -> Result<KvClient, Failure> {
+async fn connect(address: &str) -> Result<Client, Failure> {
     let client = Client::connect([format!("http://{address}")], Some(options())).await;
-    client.map(|client| client.kv_client()).map_err(|error| failure(&error))
+    client.map_err(|error| failure(&error))
 }
 
 fn options() -> ConnectOptions {

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::audit::Sample;
 use super::report::micros;
 use super::target::Connection;
-use super::{Plan, Workload};
+use super::{Plan, Workload, fanout};
 use crate::failure::{Failure, Kind};
 
 /// What was measured.
@@ -34,6 +34,8 @@ pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     pub(crate) errors: Errors,
     pub(crate) timeline: Vec<Moment>,
+    /// How many writes were acknowledged, if what was measured is what watches tell of them.
+    pub(crate) written: u64,
 }
 
 /// A part of the run.
@@ -49,15 +51,17 @@ pub(crate) struct Moment {
 pub(crate) type Errors = BTreeMap<&'static str, (u64, Failure)>;
 
 /// What the clients share.
-struct Load {
-    plan: Plan,
-    start: Instant,
+pub(super) struct Load {
+    pub(super) plan: Plan,
+    pub(super) start: Instant,
     /// Each client adds to one of these, so that they seldom wait for each other.
-    fresh: Vec<Mutex<Histogram<u64>>>,
+    pub(super) fresh: Vec<Mutex<Histogram<u64>>>,
     errors: Mutex<Errors>,
     /// The operations that are due and not begun. `None` without a rate.
     due: Option<Semaphore>,
     begun: AtomicU64,
+    /// How many writes were acknowledged, where not they are measured but what is told of them.
+    pub(super) written: AtomicU64,
 }
 
 /// Writes the keys that are missing, if reads are to find them all.
@@ -101,6 +105,11 @@ pub(crate) async fn run(
     for connection in connections {
         operate(plan, connection, &mut StdRng::from_os_rng(), &mut Sample::default()).await?;
     }
+    let (shared, own) = connections.split_at(plan.connections);
+    let mut watchers = Vec::new();
+    if plan.workload == Workload::Watch {
+        watchers = fanout::begin(plan, shared).await?;
+    }
     let load = Arc::new(Load {
         plan: plan.clone(),
         start: Instant::now(),
@@ -108,21 +117,27 @@ pub(crate) async fn run(
         errors: Mutex::default(),
         due: plan.rate.map(|_| Semaphore::new(0)),
         begun: AtomicU64::new(0),
+        written: AtomicU64::new(0),
     });
     let pacer = plan.rate.map(|rate| {
         let load = Arc::clone(&load);
         thread::spawn(move || pace(&load, rate))
     });
     let mut clients = JoinSet::new();
-    for number in 0..plan.clients {
-        let connection = Arc::clone(&connections[number % connections.len()]);
-        clients.spawn(client(Arc::clone(&load), connection, number));
+    if plan.workload == Workload::Watch {
+        fanout::spawn(&load, watchers, &own[0], &mut clients);
+    } else {
+        for number in 0..plan.clients {
+            let connection = Arc::clone(&shared[number % shared.len()]);
+            clients.spawn(client(Arc::clone(&load), connection, number));
+        }
     }
     let mut measured = Measured {
         latency: empty(),
         elapsed: Duration::ZERO,
         errors: Errors::new(),
         timeline: Vec::new(),
+        written: 0,
     };
     let mut sample = Sample::default();
     let bar = super::report::bar(plan.duration.as_secs(), plan.workload.name());
@@ -132,7 +147,7 @@ pub(crate) async fn run(
     loop {
         tokio::select! {
             done = clients.join_next() => match done {
-                Some(done) => sample.merge(joined(done)?),
+                Some(done) => sample.merge(joined(done)??),
                 None => break,
             },
             _ = turn.tick() => measured.advance(&load, &bar),
@@ -141,6 +156,7 @@ pub(crate) async fn run(
     measured.elapsed = load.start.elapsed();
     measured.advance(&load, &bar);
     bar.finish_and_clear();
+    measured.written = load.written.load(Ordering::Relaxed);
     measured.errors = std::mem::take(&mut *lock(&load.errors));
     if let Some(pacer) = pacer {
         let _ = pacer.join(); // It has nothing to say.
@@ -179,7 +195,7 @@ impl Measured {
 
 impl Load {
     /// When the next operation is due, as soon as it is. `None` if there are no more.
-    async fn next(&self) -> Option<Instant> {
+    pub(super) async fn next(&self) -> Option<Instant> {
         let Some(due) = &self.due else {
             return (self.start.elapsed() < self.plan.duration).then(Instant::now);
         };
@@ -189,7 +205,7 @@ impl Load {
         Some(self.start + Duration::from_secs_f64(number as f64 / f64::from(rate)))
     }
 
-    fn failed(&self, failure: Failure) {
+    pub(super) fn failed(&self, failure: Failure) {
         let mut errors = lock(&self.errors);
         errors.entry(failure.kind.name()).or_insert_with(|| (0, failure)).0 += 1;
     }
@@ -219,7 +235,11 @@ fn pace(load: &Load, rate: u32) {
     }
 }
 
-async fn client(load: Arc<Load>, connection: Arc<Connection>, number: usize) -> Sample {
+async fn client(
+    load: Arc<Load>,
+    connection: Arc<Connection>,
+    number: usize,
+) -> Result<Sample, Failure> {
     let mut random = StdRng::from_os_rng();
     let mut sample = Sample::for_one_of(load.plan.clients);
     let shard = &load.fresh[number % load.fresh.len()];
@@ -236,7 +256,7 @@ async fn client(load: Arc<Load>, connection: Arc<Connection>, number: usize) -> 
             }
         }
     }
-    sample
+    Ok(sample)
 }
 
 /// One operation.
@@ -251,19 +271,23 @@ async fn operate(
     let workload = match plan.workload {
         Workload::Mixed if random.random_range(0..100) < plan.reads_percent => Workload::Get,
         Workload::Mixed => Workload::Put,
-        other @ (Workload::Put | Workload::Get | Workload::Range | Workload::Txn) => other,
+        other @ (Workload::Put
+        | Workload::Get
+        | Workload::Range
+        | Workload::Txn
+        | Workload::Watch) => other,
     };
     match workload {
-        Workload::Put | Workload::Mixed => {
-            let value = random.random();
-            let revision = connection.put(keys.key(number), keys.value(value)).await?;
-            sample.acknowledged(number, revision, value);
+        Workload::Put | Workload::Mixed | Workload::Watch => {
+            let value = keys.value(random.random());
+            let revision = connection.put(keys.key(number), value.clone()).await?;
+            sample.acknowledged(number, revision, &value);
         }
         Workload::Txn => {
-            let (value, other) = (random.random(), random.random_range(0..keys.count));
-            let key = keys.key(number);
-            let revision = connection.txn(key, keys.value(value), keys.key(other)).await?;
-            sample.acknowledged(number, revision, value);
+            let value = keys.value(random.random());
+            let (key, other) = (keys.key(number), keys.key(random.random_range(0..keys.count)));
+            let revision = connection.txn(key, value.clone(), other).await?;
+            sample.acknowledged(number, revision, &value);
         }
         Workload::Get => {
             let found = connection.get(keys.key(number), plan.level).await?;
@@ -286,7 +310,7 @@ pub(super) fn joined<T>(done: Result<T, tokio::task::JoinError>) -> Result<T, Fa
     done.map_err(|error| Failure::failed(format!("a task of the load broke: {error}")))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -307,7 +331,7 @@ const MOMENT_MOST: Duration = Duration::from_secs(1);
 
 /// The pacer looks at the clock at least so often.
 const PACE_MOST: Duration = Duration::from_millis(100);
-const AFTER_FAILURE: Duration = Duration::from_millis(10);
+pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// Keys are filled in transactions of at most so many keys and bytes, so many at once. etcd takes
 /// 128 operations and 1.5 MiB.
@@ -333,6 +357,7 @@ mod tests {
             reads_percent: 90,
             limit: 100,
             compares: true,
+            writers: 1,
         };
         Load {
             plan,
@@ -341,6 +366,7 @@ mod tests {
             errors: Mutex::default(),
             due: Some(Semaphore::new(0)),
             begun: AtomicU64::new(0),
+            written: AtomicU64::new(0),
         }
     }
 

@@ -3,6 +3,7 @@
 //! - [`target`] is one connection to a cluster of ours, or to etcd, with the few requests a load
 //!   makes of either;
 //! - [`load`] drives clients over connections, and measures;
+//! - [`fanout`] is the load of watches, which has writers and watchers;
 //! - [`audit`] reads back what was acknowledged, and compares what the nodes hold;
 //! - [`report`] and [`plot`] say what came of it.
 //!
@@ -11,6 +12,7 @@
 pub(crate) mod audit;
 #[cfg(feature = "etcd")]
 mod etcd;
+pub(crate) mod fanout;
 pub(crate) mod load;
 pub(crate) mod plot;
 pub(crate) mod report;
@@ -36,6 +38,9 @@ pub(crate) enum Workload {
     Range,
     /// Compare a key, write it and read another, as one.
     Txn,
+    /// Watch all keys while --writers write them. What is measured is the age of each event when a
+    /// watcher has it.
+    Watch,
 }
 
 impl Workload {
@@ -46,13 +51,14 @@ impl Workload {
             Self::Mixed => "mixed",
             Self::Range => "range",
             Self::Txn => "txn",
+            Self::Watch => "watch",
         }
     }
 
     /// Whether it needs the keys to be there.
     pub(crate) const fn reads(self) -> bool {
         match self {
-            Self::Put => false,
+            Self::Put | Self::Watch => false,
             Self::Get | Self::Mixed | Self::Range | Self::Txn => true,
         }
     }
@@ -74,8 +80,17 @@ pub(crate) struct Plan {
     pub(crate) reads_percent: u32,
     /// How many keys one range reads.
     pub(crate) limit: u64,
+    /// How many clients write while the others watch.
+    pub(crate) writers: usize,
     /// Whether the nodes say afterwards what they hold.
     pub(crate) compares: bool,
+}
+
+impl Plan {
+    /// How many connections are needed: those that clients share, and for watches one to write on.
+    pub(crate) fn all_connections(&self) -> usize {
+        self.connections + usize::from(self.workload == Workload::Watch)
+    }
 }
 
 /// The keys of a load, and what is written under them.

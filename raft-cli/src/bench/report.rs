@@ -7,8 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use raft_kv::client::Comparison;
 use serde_json::{Value, json};
 
-use super::Plan;
 use super::load::Measured;
+use super::{Plan, Workload};
 use crate::args::Output;
 use crate::failure::Failure;
 use crate::output::{print_line, table};
@@ -90,6 +90,15 @@ impl Report<'_> {
         if let Some(rate) = self.plan.rate {
             remarks.push(format!(
                 "Latencies count from when an operation was due, {rate} of them a second."
+            ));
+        }
+        if self.plan.workload == Workload::Watch {
+            let Plan { clients, .. } = self.plan;
+            let (written, rate) =
+                (self.measured.written, self.measured.written as f64 / self.secs());
+            remarks.push(format!(
+                "Each of {clients} watchers was told of {written} writes, {rate:.0} a second. \
+                 Latencies are the age of an event when it is told."
             ));
         }
         if self.read_back > 0 {

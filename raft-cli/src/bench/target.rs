@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_kv::api::ReadLevel;
-use raft_kv::client::Comparison;
+use raft_kv::client::{self, Comparison};
 use raft_kv::{
-    Compare, Content, KeyRange, KeyValue, Put, RangeRequest, Relation, Target as Compared, Txn,
-    TxnOp,
+    Compare, Content, KeyRange, KeyValue, Put, RangeRequest, Relation, Revision,
+    Target as Compared, Txn, TxnOp, WatchRequest,
 };
 
 use crate::args::Global;
+use crate::channel::StoreChannel;
 use crate::connect::{Session, client_failure};
 use crate::failure::Failure;
 use crate::founding::checked_address;
 
 #[cfg(feature = "etcd")]
-use super::etcd::EtcdConnection;
+use super::etcd::{EtcdConnection, EtcdWatching};
 
 /// What the load is put on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +31,19 @@ pub(crate) enum Target {
     Etcd(Vec<String>),
 }
 
-/// A key as it was found.
+/// A key as it was found, or as a watch tells of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     /// The revision that wrote it last.
     pub(crate) revision: u64,
     pub(crate) value: Bytes,
+}
+
+/// A watch under way. Dropping it ends it.
+pub(crate) enum Watching {
+    Raft(Box<client::Watching<StoreChannel>>),
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdWatching),
 }
 
 /// One connection.
@@ -185,6 +193,23 @@ impl Connection {
         }
     }
 
+    /// Watches the keys from `first` on and before `before`, from that revision on.
+    pub(crate) async fn watch(
+        &self,
+        (first, before): (Bytes, Bytes),
+        from: u64,
+    ) -> Result<Watching, Failure> {
+        match self {
+            Self::Raft(session) => {
+                let mut request = WatchRequest::new(KeyRange::Between { first, before });
+                request.from = Some(Revision(from));
+                Ok(Watching::Raft(Box::new(session.client().watch(request))))
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(etcd) => etcd.watch(&first, &before, from).await.map(Watching::Etcd),
+        }
+    }
+
     /// What each node of a cluster of ours holds now. `None` for etcd. Nodes that are behind are
     /// waited for, as long as `within`.
     pub(crate) async fn compare(&self, within: Duration) -> Result<Option<Comparison>, Failure> {
@@ -203,6 +228,21 @@ impl Connection {
             Self::Raft(session) => session.close().await,
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => {}
+        }
+    }
+}
+
+impl Watching {
+    /// Waits for what is next. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Found>, Failure> {
+        match self {
+            Self::Raft(watching) => {
+                let said = watching.next().await.map_err(client_failure)?;
+                let events = said.events.into_iter();
+                Ok(events.map(|event| Found::from(event.kv)).collect())
+            }
+            #[cfg(feature = "etcd")]
+            Self::Etcd(watching) => watching.next().await,
         }
     }
 }

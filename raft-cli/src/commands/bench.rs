@@ -9,10 +9,11 @@ use raft_kv::api::ReadLevel;
 use raft_kv::client::Comparison;
 
 use crate::args::{BenchArgs, Global, Output};
+use crate::bench::fanout::STAMP_BYTES;
 use crate::bench::load::Measured;
 use crate::bench::report::Report;
 use crate::bench::target::{Connection, Target};
-use crate::bench::{KeySpace, Plan, audit, load, plot};
+use crate::bench::{KeySpace, Plan, Workload, audit, load, plot};
 use crate::failure::Failure;
 use crate::terminal;
 
@@ -67,6 +68,12 @@ fn plan(args: &BenchArgs) -> Result<Plan, Failure> {
         )));
     }
     let value_bytes = usize::try_from(args.value_size).unwrap_or(usize::MAX);
+    if args.workload == Workload::Watch && value_bytes < STAMP_BYTES {
+        return Err(Failure::usage(format!(
+            "--value-size {value_bytes}: a value that is watched tells when it was written; give \
+             {STAMP_BYTES} bytes at least"
+        )));
+    }
     Ok(Plan {
         workload: args.workload,
         clients: args.clients.into(),
@@ -77,6 +84,7 @@ fn plan(args: &BenchArgs) -> Result<Plan, Failure> {
         level: if args.stale { ReadLevel::Stale } else { ReadLevel::Linearizable },
         reads_percent: args.reads.into(),
         limit: args.limit.into(),
+        writers: args.writers.into(),
         compares: !args.skip_compare,
     })
 }
@@ -92,7 +100,7 @@ struct Done {
 
 async fn measure(plan: &Plan, target: &Target, global: &Global) -> Result<Done, Failure> {
     let mut connections = Vec::new();
-    for number in 0..plan.connections {
+    for number in 0..plan.all_connections() {
         connections.push(Arc::new(Connection::open(target, global, number).await?));
     }
     load::fill(plan, &connections).await?;

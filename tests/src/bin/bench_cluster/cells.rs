@@ -42,7 +42,7 @@ pub(crate) struct Restart {
 }
 
 /// "Multiplexed" is one connection for all clients, "spread" a hundred.
-pub(crate) const CELLS: [Cell; 14] = [
+pub(crate) const CELLS: [Cell; 17] = [
     Cell { name: "put 1", words: &["put", "--clients", "1"] },
     Cell { name: "put 16", words: &["put", "--clients", "16"] },
     Cell { name: "put 64", words: &["put", "--clients", "64"] },
@@ -57,6 +57,14 @@ pub(crate) const CELLS: [Cell; 14] = [
     Cell { name: "mixed 90/10 64", words: &["mixed", "--clients", "64"] },
     Cell { name: "range of 100, 16", words: &["range", "--clients", "16"] },
     Cell { name: "txn 64", words: &["txn", "--clients", "64"] },
+    // Each event that a watcher is told of is an operation; the first tells how old they are while
+    // nothing is at its limit, the others how many there can be.
+    Cell { name: "watch 100, 500 puts/s", words: &["watch", "--clients", "100", "--rate", "500"] },
+    Cell { name: "watch 100", words: &["watch", "--clients", "100", "--writers", "16"] },
+    Cell {
+        name: "watch 100 spread",
+        words: &["watch", "--clients", "100", "--connections", "100", "--writers", "16"],
+    },
 ];
 
 impl Cell {
