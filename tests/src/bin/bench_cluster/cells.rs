@@ -68,10 +68,6 @@ pub(crate) const CELLS: [Cell; 17] = [
 ];
 
 impl Cell {
-    pub(crate) fn is_chosen(&self, only: Option<&str>) -> bool {
-        only.is_none_or(|prefix| self.name.starts_with(prefix))
-    }
-
     pub(crate) fn measure(&self, system: &System, seconds: u32) -> Result<Figures, String> {
         if self.words[0] != "put" {
             // Whatever has to be filled is filled here, so that it is not measured.
@@ -125,24 +121,53 @@ pub(crate) fn load(system: &System, words: &[&str]) -> Result<Value, String> {
         .map_err(|error| format!("raft bench says something else than JSON: {error}"))
 }
 
-/// Kills the leader under load with SIGKILL, and starts it again. Gives the longest that any client
-/// waited for a write, in milliseconds.
-pub(crate) fn outage(system: &mut System) -> Result<f64, String> {
-    let leader = system.leader()?;
-    let words = ["put", "--clients", "4", "--duration", "5s", "--skip-compare"];
-    let mut bench = system.bench(&words);
-    let running = bench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let running = running.map_err(|error| format!("cannot start raft bench: {error}"))?;
-    thread::sleep(Duration::from_secs(2));
-    system.kill(leader);
-    let output = running.wait_with_output().map_err(|error| format!("raft bench: {error}"))?;
-    system.launch(leader)?;
-    thread::sleep(Duration::from_secs(2));
-    system.compare()?;
-    let found: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
-        format!("raft bench: {error}: {}", String::from_utf8_lossy(&output.stderr))
-    })?;
-    Ok(found["max_us"].as_f64().unwrap_or(f64::NAN) / 1e3)
+/// What becomes of a leader while clients write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Loss {
+    /// It is killed with SIGKILL.
+    Killed,
+    /// It is asked to stop with SIGTERM, and hands its leadership over: a planned restart.
+    Stopped,
+    /// Nothing: how long a client waits anyway.
+    None,
+}
+
+impl Loss {
+    pub(crate) const ALL: [Self; 3] = [Self::Killed, Self::Stopped, Self::None];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "leader killed",
+            Self::Stopped => "leader hands over",
+            Self::None => "leader left alone",
+        }
+    }
+
+    /// Lets that become of the leader under load. Gives the longest that any client waited for a
+    /// write, in milliseconds.
+    pub(crate) fn outage(self, system: &mut System) -> Result<f64, String> {
+        let leader = system.leader()?;
+        let words = ["put", "--clients", "4", "--duration", "5s", "--skip-compare"];
+        let mut bench = system.bench(&words);
+        let running = bench.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let running = running.map_err(|error| format!("cannot start raft bench: {error}"))?;
+        thread::sleep(Duration::from_secs(2));
+        match self {
+            Self::Killed => system.kill(leader),
+            Self::Stopped => system.stop(leader)?,
+            Self::None => {}
+        }
+        let output = running.wait_with_output().map_err(|error| format!("raft bench: {error}"))?;
+        if self != Self::None {
+            system.launch(leader)?;
+            thread::sleep(Duration::from_secs(2));
+        }
+        system.compare()?;
+        let found: Value = serde_json::from_slice(&output.stdout).map_err(|error| {
+            format!("raft bench: {error}: {}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(found["max_us"].as_f64().unwrap_or(f64::NAN) / 1e3)
+    }
 }
 
 /// Fills a cluster, kills all of it with SIGKILL, and starts it again.
@@ -163,5 +188,8 @@ pub(crate) fn restart(mut system: System, keys: u64) -> Result<Restart, String> 
     );
     Ok(Restart { first_write_s, resident_mib })
 }
+
+/// What [`restart`] is called.
+pub(crate) const RESTART: &str = "all killed";
 
 const SETTLE: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cells::{CELLS, Cell};
+use crate::cells::{CELLS, Cell, Loss};
 use crate::report::Report;
 use crate::system::{Kind, System};
 
@@ -31,10 +31,10 @@ struct Cli {
     /// How many seconds each cell takes.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
-    /// Measure only the cells whose name begins with this, and nothing else.
+    /// Measure only what has a name that begins with this, such as "put" or "leader".
     #[arg(long)]
     only: Option<String>,
-    /// How often a leader is killed.
+    /// How often a leader is killed, hands over, and is left alone, while clients write.
     #[arg(long, default_value_t = 10)]
     kills: usize,
     /// With how many keys all nodes are killed and started again.
@@ -89,10 +89,10 @@ fn run(cli: &Cli) -> Result<(), String> {
             ),
         }
     }
-    let cells: Vec<&Cell> =
-        CELLS.iter().filter(|cell| cell.is_chosen(cli.only.as_deref())).collect();
+    let cells: Vec<&Cell> = CELLS.iter().filter(|cell| cli.chooses(cell.name)).collect();
     let mut report = Report::new(cli.seconds, cli.rounds, cli.keys);
-    for round in 0..cli.rounds {
+    let rounds = if cells.is_empty() { 0 } else { cli.rounds };
+    for round in 0..rounds {
         for kind in in_turn(&kinds, round) {
             eprintln!("round {} of {}: {}", round + 1, cli.rounds, kind.name());
             let system = System::start(kind, &cli.raft, &data)?;
@@ -103,13 +103,13 @@ fn run(cli: &Cli) -> Result<(), String> {
             }
         }
     }
-    if cli.only.is_none() {
-        for kind in &kinds {
-            report.add_outages(*kind, outages(*kind, cli, &data)?);
-            report.add_restart(
-                *kind,
-                cells::restart(System::start(*kind, &cli.raft, &data)?, cli.keys)?,
-            );
+    for kind in kinds {
+        for loss in Loss::ALL.into_iter().filter(|loss| cli.chooses(loss.name())) {
+            report.add_outages(kind, loss, outages(kind, loss, cli, &data)?);
+        }
+        if cli.chooses(cells::RESTART) {
+            let system = System::start(kind, &cli.raft, &data)?;
+            report.add_restart(kind, cells::restart(system, cli.keys)?);
         }
     }
     let text = report.to_markdown();
@@ -121,13 +121,19 @@ fn run(cli: &Cli) -> Result<(), String> {
     written.map_err(|error| format!("cannot write to {}: {error}", cli.out.display()))
 }
 
-fn outages(kind: Kind, cli: &Cli, data: &Path) -> Result<Vec<f64>, String> {
+impl Cli {
+    fn chooses(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|prefix| name.starts_with(prefix))
+    }
+}
+
+fn outages(kind: Kind, loss: Loss, cli: &Cli, data: &Path) -> Result<Vec<f64>, String> {
     let mut system = System::start(kind, &cli.raft, data)?;
     let mut outages = Vec::new();
     for _ in 0..cli.kills {
-        outages.push(cells::outage(&mut system)?);
+        outages.push(loss.outage(&mut system)?);
     }
-    eprintln!("  {} outages after kill -9 (ms): {outages:.0?}", kind.name());
+    eprintln!("  {}, {}: longest waits (ms) {outages:.0?}", kind.name(), loss.name());
     Ok(outages)
 }
 

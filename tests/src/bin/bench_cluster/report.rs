@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use crate::cells::{CELLS, Figures, Restart};
+use crate::cells::{CELLS, Figures, Loss, RESTART, Restart};
 use crate::system::Kind;
 
 /// All that was measured.
@@ -16,7 +16,7 @@ pub(crate) struct Report {
     keys: u64,
     cells: BTreeMap<(&'static str, Kind), Vec<Figures>>,
     /// In milliseconds.
-    outages: BTreeMap<Kind, Vec<f64>>,
+    outages: BTreeMap<(Loss, Kind), Vec<f64>>,
     restarts: BTreeMap<Kind, Restart>,
 }
 
@@ -61,8 +61,8 @@ impl Report {
         self.cells.entry((cell, kind)).or_default().push(figures);
     }
 
-    pub(crate) fn add_outages(&mut self, kind: Kind, outages: Vec<f64>) {
-        self.outages.insert(kind, outages);
+    pub(crate) fn add_outages(&mut self, kind: Kind, loss: Loss, outages: Vec<f64>) {
+        self.outages.insert((loss, kind), outages);
     }
 
     pub(crate) fn add_restart(&mut self, kind: Kind, restart: Restart) {
@@ -93,7 +93,8 @@ impl Report {
              {cores} processors; values of 256 B; \"spread\" is 100 connections, all else one.\n",
             self.rounds, self.seconds
         );
-        for column in &COLUMNS {
+        let columns = if self.cells.is_empty() { &[][..] } else { &COLUMNS };
+        for column in columns {
             let _ = writeln!(text, "| {} | raft | etcd | ratio |\n|---|---|---|---|", column.title);
             for cell in &CELLS {
                 let Some(ours) = self.spread(cell.name, Kind::Raft, column) else { continue };
@@ -121,21 +122,23 @@ impl Report {
             let ratio = shown_ratio(theirs.map(|theirs| ours / theirs));
             Some(format!("| {name} | {ours:.digits$} | {shown} | {ratio} |\n"))
         };
-        let outages = |kind| Spread::of(self.outages.get(&kind)?.iter().copied());
-        let rows = [
-            row("leader killed, median outage (ms)".to_owned(), &|k| Some(outages(k)?.median), 0),
-            row("leader killed, longest outage (ms)".to_owned(), &|k| Some(outages(k)?.most), 0),
-            row(
-                format!("all killed, {} keys: first write (s)", self.keys),
-                &|kind| Some(self.restarts.get(&kind)?.first_write_s),
-                2,
-            ),
-            row(
-                format!("memory of all nodes, {} keys (MiB)", self.keys),
-                &|kind| Some(self.restarts.get(&kind)?.resident_mib),
-                0,
-            ),
-        ];
+        let mut rows = Vec::new();
+        for loss in Loss::ALL {
+            let waits = |kind| Spread::of(self.outages.get(&(loss, kind))?.iter().copied());
+            let name = |which| format!("{}: longest wait of a client, {which} (ms)", loss.name());
+            rows.push(row(name("median"), &|kind| Some(waits(kind)?.median), 0));
+            rows.push(row(name("most"), &|kind| Some(waits(kind)?.most), 0));
+        }
+        rows.push(row(
+            format!("{RESTART}, {} keys: first write (s)", self.keys),
+            &|kind| Some(self.restarts.get(&kind)?.first_write_s),
+            2,
+        ));
+        rows.push(row(
+            format!("memory of all nodes, {} keys (MiB)", self.keys),
+            &|kind| Some(self.restarts.get(&kind)?.resident_mib),
+            0,
+        ));
         let rows: Vec<_> = rows.into_iter().flatten().collect();
         if !rows.is_empty() {
             text.push_str("| | raft | etcd | ratio |\n|---|---|---|---|\n");
@@ -154,7 +157,9 @@ impl Report {
             json!({ "cell": cell, "system": kind.name(),
                     "figures": figures.collect::<serde_json::Map<_, _>>() })
         });
-        let outages = self.outages.iter().map(|(kind, ms)| (kind.name().to_owned(), json!(ms)));
+        let outages = self.outages.iter().map(|((loss, kind), waits)| {
+            json!({ "what": loss.name(), "system": kind.name(), "longest_waits_ms": waits })
+        });
         let restarts = self.restarts.iter().map(|(kind, restart)| {
             let figures = json!({ "keys": self.keys, "first_write_s": restart.first_write_s,
                                   "resident_mib": restart.resident_mib });
@@ -164,7 +169,7 @@ impl Report {
             "rounds": self.rounds,
             "seconds": self.seconds,
             "cells": cells.collect::<Value>(),
-            "outages_ms": outages.collect::<serde_json::Map<_, _>>(),
+            "outages": outages.collect::<Value>(),
             "restart": restarts.collect::<serde_json::Map<_, _>>(),
         });
         // A value made of numbers and names can always be printed.

@@ -105,6 +105,22 @@ impl System {
         }
     }
 
+    /// Asks a node to stop with SIGTERM, and waits until it has. etcd and ours hand leadership over
+    /// before.
+    pub(crate) fn stop(&mut self, node: usize) -> Result<(), String> {
+        let Some(mut child) = self.nodes[node].take() else { return Ok(()) };
+        done(Command::new("kill").args(["-TERM", &child.id().to_string()]))?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            if Instant::now() > deadline {
+                self.nodes[node] = Some(child);
+                return Err(format!("a node of {} does not stop", self.kind.name()));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Ends all nodes with SIGKILL.
     pub(crate) fn kill_all(&mut self) {
         for child in self.nodes.iter_mut().flatten() {
