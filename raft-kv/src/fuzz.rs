@@ -7,7 +7,7 @@
 use std::num::NonZeroU64;
 
 use bytes::Bytes;
-use raft_core::sessions::{ClusterTime, SessionId, SessionRecord, SessionTag};
+use raft_core::sessions::{ClusterTime, SessionId, SessionRecord, SessionTag, Stamp};
 use raft_core::{
     Entry, Index, LogId, MachineError, Membership, NodeId, Payload, StateMachine, Term,
 };
@@ -21,7 +21,7 @@ use crate::command::{
 use crate::config::KvConfig;
 use crate::kv::Kv;
 use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
-use crate::proposal::{Proposal, Stamp};
+use crate::proposal::Proposal;
 use crate::range::RangeRequest;
 use crate::record::{
     ChangeKind, Head, Noted, SessionRow, State, answer_key, change_key, decode_change,

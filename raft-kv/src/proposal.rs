@@ -1,8 +1,7 @@
 //! What stands in the log: a command, for whom it is, and what time it was.
 
 use bytes::Bytes;
-use raft_core::Term;
-use raft_core::sessions::{ClusterTime, SessionTag};
+use raft_core::sessions::{SessionTag, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
@@ -18,16 +17,6 @@ pub struct Proposal {
     pub session: Option<SessionTag>,
     /// What is to be done.
     pub command: Command,
-}
-
-/// What time it is. The cluster's time is the latest of these in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp {
-    /// The term of the leader that says so. In an entry of another term it counts for nothing: the
-    /// node was no leader any more when it proposed the entry (rule C5).
-    pub term: Term,
-    /// The time.
-    pub time: ClusterTime,
 }
 
 impl From<Command> for Proposal {

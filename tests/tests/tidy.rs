@@ -20,7 +20,7 @@ struct Rules {
     never: &'static [&'static str],
 }
 
-const CRATES: [Rules; 6] = [
+const CRATES: [Rules; 7] = [
     Rules {
         name: "raft-core",
         ours: &[],
@@ -29,6 +29,11 @@ const CRATES: [Rules; 6] = [
     Rules { name: "raft-log", ours: &["raft-core"], never: &["quinn", "rustls", "anyhow"] },
     Rules { name: "raft-net-quic", ours: &["raft-core"], never: &["rocksdb", "anyhow"] },
     Rules { name: "raft-kv", ours: &["raft-core"], never: &["quinn", "rustls", "anyhow"] },
+    Rules {
+        name: "raft-sessions",
+        ours: &["raft-core"],
+        never: &["rocksdb", "tokio", "quinn", "anyhow"],
+    },
     Rules {
         name: "raft-cli",
         ours: &["raft-core", "raft-log", "raft-net-quic", "raft-kv"],
@@ -41,7 +46,8 @@ const CRATES: [Rules; 6] = [
     },
 ];
 
-const OURS: [&str; 5] = ["raft-core", "raft-log", "raft-net-quic", "raft-kv", "raft-cli"];
+const OURS: [&str; 6] =
+    ["raft-core", "raft-log", "raft-net-quic", "raft-kv", "raft-sessions", "raft-cli"];
 
 #[test]
 fn manifests_keep_the_crates_apart() {

@@ -10,13 +10,19 @@
 //! command of a session that has ended is refused, never taken for that of a new client.
 //!
 //! [`SessionTable`] decides all of that and stores nothing: a state machine with a disk keeps the
-//! table's records and the answers in the same write as its data. Nothing here needs a disk, a
-//! clock, or a particular state machine.
+//! table's records and the answers in the same write as its data. [`Timekeeper`] works out the time
+//! that a leader puts into the log, and [`Numbers`] gives a client's commands their numbers. Nothing
+//! here needs a disk, a clock, or a particular state machine; `raft-sessions` puts all of it around one
+//! that knows nothing of sessions.
 
+mod clock;
+mod numbers;
 mod table;
 
 use serde::{Deserialize, Serialize};
 
+pub use clock::{Sight, Stamp, Timekeeper};
+pub use numbers::Numbers;
 pub use table::{Admission, EndedSession, SessionError, SessionRecord, SessionTable};
 
 /// Time as the cluster counts it, in milliseconds: it stands in the log, put there by leaders, and

@@ -15,7 +15,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft_core::sessions::SessionId;
+use raft_core::sessions::{SessionId, Stamp};
 use raft_core::{Entry, LogId, MachineError, Membership, Payload};
 use rocksdb::{ReadOptions, WriteBatch};
 
@@ -171,11 +171,7 @@ impl<'a> Applier<'a> {
     /// First time moves on, and ends what it ends; then the command is run.
     fn proposal(&mut self, proposal: Proposal, id: LogId) -> Result<Bytes, KvError> {
         let Proposal { stamp, session, command } = proposal;
-        let now = match stamp {
-            // Only the leader of this term can have proposed in it, and only then (rule C5).
-            Some(stamp) if stamp.term == id.term => self.state.clock.max(stamp.time),
-            Some(_) | None => self.state.clock,
-        };
+        let now = Stamp::after(stamp, id.term, self.state.clock);
         // Before anything is changed: what is written has to be the state after some entry.
         let ends_leases = self.timed.leases.due(now).is_some();
         if ends_leases || Self::reads_database(&command) {

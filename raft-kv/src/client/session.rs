@@ -1,28 +1,18 @@
 //! A client's session: with it a command can be sent again without being run twice (rule C2).
 
-use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use raft_core::sessions::{SessionId, SessionTag};
+use raft_core::sessions::{Numbers, SessionId, SessionTag};
 use tokio::sync::Notify;
 
 /// What a client has under way in its session.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
-    state: Mutex<State>,
+    numbers: Mutex<Option<Numbers>>,
     /// Held while a session is opened, so that one is enough.
     pub(super) opening: tokio::sync::Mutex<()>,
     /// Told when a number is done.
     done: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    session: Option<SessionId>,
-    /// The last number that was given out.
-    last: u64,
-    /// The numbers whose commands are not done.
-    under_way: BTreeSet<u64>,
 }
 
 /// A number that was given out. It is acknowledged when this is dropped: nobody asks again then.
@@ -39,14 +29,8 @@ impl Desk {
             // Before the look, so that nothing is missed in between.
             let done = self.done.notified();
             {
-                let mut state = self.state();
-                let session = state.session?;
-                let sequence = state.last + 1;
-                let unacknowledged = state.under_way.first().copied().unwrap_or(sequence);
-                if sequence - unacknowledged < MOST_UNDER_WAY {
-                    state.last = sequence;
-                    state.under_way.insert(sequence);
-                    let tag = SessionTag { session, sequence, unacknowledged };
+                let mut numbers = self.numbers();
+                if let Some(tag) = numbers.as_mut()?.take() {
                     return Some(Slip { desk: self, tag });
                 }
             }
@@ -55,27 +39,23 @@ impl Desk {
     }
 
     pub(super) fn has_session(&self) -> bool {
-        self.state().session.is_some()
+        self.numbers().is_some()
     }
 
     /// A new session was opened.
     pub(super) fn begin(&self, session: SessionId) {
-        *self.state() = State { session: Some(session), last: 0, under_way: BTreeSet::new() };
+        *self.numbers() = Some(Numbers::new(session));
         self.done.notify_waiters();
     }
 
     /// A session has ended. Nothing, if another was opened meanwhile.
     pub(super) fn end(&self, session: SessionId) {
-        let mut state = self.state();
-        if state.session == Some(session) {
-            *state = State::default();
-        }
-        drop(state);
+        self.numbers().take_if(|numbers| numbers.session() == session);
         self.done.notify_waiters();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn numbers(&self) -> MutexGuard<'_, Option<Numbers>> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,18 +67,12 @@ impl Slip<'_> {
 
 impl Drop for Slip<'_> {
     fn drop(&mut self) {
-        let mut state = self.desk.state();
-        if state.session == Some(self.tag.session) {
-            state.under_way.remove(&self.tag.sequence);
+        if let Some(numbers) = &mut *self.desk.numbers() {
+            numbers.done(self.tag);
         }
-        drop(state);
         self.desk.done.notify_waiters();
     }
 }
-
-/// So many numbers there are at most from the first that is under way to the last. Less than nodes
-/// allow, so that they never refuse one.
-const MOST_UNDER_WAY: u64 = 4000;
 
 #[cfg(test)]
 mod tests {
@@ -138,13 +112,13 @@ mod tests {
         let desk = Desk::default();
         desk.begin(SessionId(7));
         let slow = desk.take().await.unwrap();
-        for _ in 1..MOST_UNDER_WAY {
+        for _ in 1..Numbers::WINDOW {
             drop(desk.take().await.unwrap());
         }
         let mut next = Box::pin(desk.take());
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(5), &mut next).await;
         assert!(waiting.is_err());
         drop(slow);
-        assert_eq!(next.await.unwrap().tag().sequence, MOST_UNDER_WAY + 1);
+        assert_eq!(next.await.unwrap().tag().sequence, Numbers::WINDOW + 1);
     }
 }

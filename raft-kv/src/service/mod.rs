@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use raft_core::sessions::{Sight, Stamp, Timekeeper};
 use raft_core::{
     Committed, Handle, Identity, Index, NodeId, ReadLevel as Barrier, Refusal, RequestError,
     RoleName, Status,
@@ -26,13 +27,12 @@ use crate::api::{
     Answer, ErrorReply, Header, LeaderHint, Members, NodeStatus, Read, ReadLevel, Rejection, Reply,
     Request, Write,
 };
-use crate::clock::{Sight, Timekeeper};
 use crate::command::{Command, Outcome};
 use crate::digest::RevisionDigest;
 use crate::error::KvError;
 use crate::inspect::Inspection;
 use crate::pool::Pool;
-use crate::proposal::{Proposal, Stamp};
+use crate::proposal::Proposal;
 use crate::range::RangeRequest;
 use crate::reader::{KvReader, RangeReply};
 

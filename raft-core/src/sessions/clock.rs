@@ -10,15 +10,36 @@
 
 use std::time::Duration;
 
-use raft_core::Term;
-use raft_core::sessions::ClusterTime;
+use serde::{Deserialize, Serialize};
 
-use crate::proposal::Stamp;
+use super::ClusterTime;
+use crate::types::Term;
+
+/// What time it is. The cluster's time is the latest of these in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// The term of the leader that says so. In an entry of another term it counts for nothing: the
+    /// node was no leader any more when it proposed the entry (rule C5).
+    pub term: Term,
+    /// The time.
+    pub time: ClusterTime,
+}
+
+impl Stamp {
+    /// What time it is after an entry of term `term` that carries `stamp`, if it was `before` until then.
+    pub fn after(stamp: Option<Self>, term: Term, before: ClusterTime) -> ClusterTime {
+        match stamp {
+            // Only the leader of this term can have proposed in it, and only then (rule C5).
+            Some(stamp) if stamp.term == term => before.max(stamp.time),
+            Some(_) | None => before,
+        }
+    }
+}
 
 /// A node's idea of the time in the cluster. `now` is always the time on this machine since some
 /// moment, and never goes back.
 #[derive(Debug)]
-pub(crate) struct Timekeeper {
+pub struct Timekeeper {
     /// It was that time in the cluster when it was this on the machine.
     anchor: (ClusterTime, Duration),
     /// The time in the log, when it was last looked at.
@@ -33,24 +54,24 @@ pub(crate) struct Timekeeper {
 
 /// What a node knows of itself at some moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sight {
+pub struct Sight {
     /// The time in the log, as far as it was applied.
-    pub(crate) clock: ClusterTime,
+    pub clock: ClusterTime,
     /// Whether there is nothing that time could end.
-    pub(crate) is_idle: bool,
+    pub is_idle: bool,
     /// The term, if the node leads in it.
-    pub(crate) leading: Option<Term>,
+    pub leading: Option<Term>,
 }
 
 impl Timekeeper {
     /// Begins with `sight` at `now`.
-    pub(crate) fn new(now: Duration, sight: Sight) -> Self {
+    pub fn new(now: Duration, sight: Sight) -> Self {
         let Sight { clock, is_idle, leading } = sight;
         Self { anchor: (clock, now), seen: clock, leading, is_idle, ticked: None }
     }
 
     /// Takes note of how things are at `now`.
-    pub(crate) fn observe(&mut self, now: Duration, sight: Sight) {
+    pub fn observe(&mut self, now: Duration, sight: Sight) {
         let Sight { clock, is_idle, leading } = sight;
         let is_reigning = leading.is_some() && leading == self.leading;
         // A leader goes on from where it began: its own stamps come back to it late. One that has
@@ -65,12 +86,12 @@ impl Timekeeper {
     }
 
     /// What to write into an entry that is proposed at `now`. `None` if this node does not lead.
-    pub(crate) fn stamp(&self, now: Duration) -> Option<Stamp> {
+    pub fn stamp(&self, now: Duration) -> Option<Stamp> {
         self.leading.map(|term| Stamp { term, time: self.time(now) })
     }
 
     /// Whether an entry should be proposed at `now` only to let time move on. Says so once for each.
-    pub(crate) fn is_tick_due(&mut self, now: Duration) -> bool {
+    pub fn is_tick_due(&mut self, now: Duration) -> bool {
         let lags = self.time(now).ms_since(self.seen) >= TICK_MS;
         let waits = self.ticked.is_some_and(|at| now < at + Duration::from_millis(TICK_MS));
         let is_due = self.leading.is_some() && !self.is_idle && lags && !waits;
@@ -81,7 +102,7 @@ impl Timekeeper {
     }
 
     /// What time it is in the cluster at `now`, as far as this node can tell.
-    pub(crate) fn time(&self, now: Duration) -> ClusterTime {
+    pub fn time(&self, now: Duration) -> ClusterTime {
         let (time, at) = self.anchor;
         let passed = now.saturating_sub(at).as_millis();
         time.plus_ms(u64::try_from(passed).unwrap_or(u64::MAX))
