@@ -5,19 +5,18 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use raft_kv::api::{ErrorReply, Rejection, Reply, Request};
 use raft_kv::client::{Client, ClientError, Watching};
 use raft_kv::{
-    DeleteRange, Event, EventFilter, EventKind, KeyRange, KvConfig, Put, Revision, Txn, TxnOp,
-    WatchRequest, Watched,
+    DeleteRange, EventFilter, KeyRange, KvConfig, Put, Revision, Txn, TxnOp, WatchRequest, Watched,
 };
 use support::config;
 use support::direct::Direct;
 use support::running::Running;
+use support::story::{Story, key, line, some_range};
 use tokio::runtime::Runtime;
 
 struct Scene {
@@ -76,18 +75,6 @@ impl Scene {
         });
         assert!(watching.resume_from().is_some());
     }
-}
-
-fn line(event: &Event) -> String {
-    let kv = &event.kv;
-    let what = match event.kind {
-        EventKind::Put => format!("={}", kv.value.escape_ascii()),
-        EventKind::Delete => " gone".to_owned(),
-    };
-    let before = event.prev_kv.as_ref();
-    let before =
-        before.map_or_else(String::new, |kv| format!(" (was {})", kv.value.escape_ascii()));
-    format!("{}@{}{what}{before}", kv.key.escape_ascii(), kv.mod_revision)
 }
 
 fn from(range: KeyRange, revision: u64) -> WatchRequest {
@@ -328,49 +315,6 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(range, back, prev_kv)| Step::Watch { range, back, prev_kv }),
         3 => (0..8_u8).prop_map(Step::Read),
     ]
-}
-
-fn some_range(number: u8) -> KeyRange {
-    match number {
-        0 => KeyRange::all(),
-        1 => KeyRange::prefix("k1"),
-        2 => KeyRange::From("k2".into()),
-        3 => KeyRange::Between { first: "k0".into(), before: "k2".into() },
-        _ => KeyRange::One(key(number).into()),
-    }
-}
-
-fn key(number: u8) -> String {
-    format!("k{}{}", number / 4, number % 4)
-}
-
-/// What is known to have happened.
-#[derive(Default)]
-struct Story {
-    now: BTreeMap<String, String>,
-    /// By revision: key, value or gone, value before.
-    lines: Vec<(Revision, String, String)>,
-}
-
-impl Story {
-    fn set(&mut self, revision: Revision, key: &str, value: Option<&str>) {
-        let before = match value {
-            Some(value) => self.now.insert(key.to_owned(), value.to_owned()),
-            None => self.now.remove(key),
-        };
-        let before = before.map_or_else(String::new, |value| format!(" (was {value})"));
-        let what = value.map_or_else(|| " gone".to_owned(), |value| format!("={value}"));
-        self.lines.push((revision, key.to_owned(), format!("{key}@{revision}{what}{before}")));
-    }
-
-    fn of(&self, range: &KeyRange, first: Revision, prev_kv: bool) -> Vec<String> {
-        let lines = self
-            .lines
-            .iter()
-            .filter(|(revision, key, _)| *revision >= first && range.contains(key.as_bytes()));
-        let plain = |line: &str| line.split(" (").next().unwrap().to_owned();
-        lines.map(|(_, _, line)| if prev_kv { line.clone() } else { plain(line) }).collect()
-    }
 }
 
 struct Told {

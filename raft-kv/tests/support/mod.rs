@@ -7,6 +7,7 @@ pub(crate) mod direct;
 pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod running;
+pub(crate) mod story;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,8 +34,12 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub(crate) fn with(config: KvConfig) -> Self {
         let dir = tempdir();
-        let kv = Kv::open(dir.path(), config()).unwrap();
+        let kv = Kv::open(dir.path(), config).unwrap();
         Self { dir, kv: Some(kv), log: Vec::new() }
     }
 

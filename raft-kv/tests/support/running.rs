@@ -1,5 +1,6 @@
 //! A whole node of one, with the store as its machine.
 
+use std::fs;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(crate) struct Running {
     pub(crate) handle: Handle,
     pub(crate) service: Service,
     // Dropped last: the store is in it.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Running {
@@ -49,21 +50,35 @@ impl Running {
 
     /// A node in a cluster of these.
     pub(crate) fn start_in(membership: Membership, kv: KvConfig) -> Self {
-        let dir = tempdir();
-        let kv = Kv::open(dir.path(), kv).unwrap();
-        let reader = kv.reader();
-        let founding = SnapshotMeta { membership, ..SnapshotMeta::default() };
         let raft = Config {
             election_timeout: Ticks(4),
             heartbeat_interval: Ticks(1),
             ..Config::new(node(1))
         };
         let options = NodeOptions { seed: Some(1), ..NodeOptions::new(raft) };
-        let handle = Node::start(options, MemLog::new(founding), Nobody, kv).unwrap();
-        let identity =
-            Identity { cluster: ClusterId(9), node: node(1), incarnation: Incarnation(1) };
-        let service = Service::new(handle.clone(), reader, identity, "n1:1").unwrap();
-        Self { handle, service, _dir: dir }
+        Self::start_on(Nobody, options, membership, kv)
+    }
+
+    /// A node in a cluster of these, on this network.
+    pub(crate) fn start_on(
+        net: impl Transport,
+        options: NodeOptions,
+        membership: Membership,
+        kv: KvConfig,
+    ) -> Self {
+        let (dir, id) = (tempdir(), options.raft.id);
+        let kv = Kv::open(dir.path(), kv).unwrap();
+        let reader = kv.reader();
+        let founding = SnapshotMeta { membership, ..SnapshotMeta::default() };
+        let handle = Node::start(options, MemLog::new(founding), net, kv).unwrap();
+        let identity = Identity { cluster: ClusterId(9), node: id, incarnation: Incarnation(1) };
+        let service = Service::new(handle.clone(), reader, identity, format!("n{id}:1")).unwrap();
+        Self { handle, service, dir }
+    }
+
+    /// Which of its databases the store uses: another one since each snapshot.
+    pub(crate) fn store_in_use(&self) -> String {
+        fs::read_to_string(self.dir.path().join("CURRENT")).unwrap()
     }
 
     /// A node on its own, which leads.
