@@ -21,6 +21,8 @@ pub struct KvConfig {
     /// Memory for what was written and is not yet in files, in bytes. It is also about what has to
     /// be applied again after a crash.
     pub write_buffer_bytes: usize,
+    /// Memory for keys and values that were written or read last, in bytes.
+    pub row_cache_bytes: usize,
     /// Memory for blocks of files, their indexes and filters, in bytes.
     pub block_cache_bytes: usize,
     /// How many bytes keys and values may take here with their history, as the store counts them: before
@@ -48,7 +50,8 @@ impl Default for KvConfig {
             max_value_bytes: 1 << 20,
             max_reply_bytes: 4 << 20,
             write_buffer_bytes: 64 << 20,
-            block_cache_bytes: 64 << 20,
+            row_cache_bytes: 48 << 20,
+            block_cache_bytes: 48 << 20,
             quota_bytes: None,
             quota_warning_bytes: None,
             min_free_bytes: 64 << 20,
@@ -81,6 +84,7 @@ impl KvConfig {
         within("max_value_bytes", self.max_value_bytes, 1, 16 << 20)?;
         within("max_reply_bytes", self.max_reply_bytes, 1 << 10, 64 << 20)?;
         within("write_buffer_bytes", self.write_buffer_bytes, 1 << 20, 4 << 30)?;
+        within("row_cache_bytes", self.row_cache_bytes, 0, 64 << 30)?;
         within("block_cache_bytes", self.block_cache_bytes, 1 << 20, 64 << 30)?;
         if let (Some(warning), Some(quota)) = (self.quota_warning_bytes, self.quota_bytes)
             && warning > quota

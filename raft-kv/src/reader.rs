@@ -4,7 +4,6 @@
 //! state machine, nor it them; a reader goes on with the new database once a snapshot was
 //! installed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -18,9 +17,10 @@ use crate::digest::{self, Digest, RevisionDigest};
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::range::RangeRequest;
-use crate::record::State;
+use crate::record::{State, shared_key_value};
 use crate::scan::{self, View};
 use crate::store::Store;
+use crate::turns::Mark;
 use crate::version::MachineVersion;
 use crate::watch::{Bell, Hub};
 
@@ -93,16 +93,20 @@ impl KvReader {
         }))
     }
 
-    /// One key and the state that it is of. Mostly nothing is applied just now; then what was read is of the
-    /// state before and after, and needs no frozen view, which costs more than the read itself.
-    fn cached(&self, key: &[u8]) -> Result<Option<(State, Option<KeyValue>)>, KvError> {
-        if let Some((still, store, state)) = self.live.while_still() {
-            let found = scan::latest_cached(&store, key)?;
-            if self.live.is_still(still) {
-                return Ok(found.map(|kv| (state, kv)));
+    /// One key and a state that it is of. Mostly without a frozen view, which costs more than the read itself.
+    fn cached(&self, key: &Bytes) -> Result<Option<(State, Option<KeyValue>)>, KvError> {
+        let (mark, store, state) = self.live.now();
+        if let Some(mark) = mark {
+            let Some(record) = scan::latest_cached(&store, key)? else { return Ok(None) };
+            let kv = record.map(|record| shared_key_value(key, &record)).transpose()?;
+            // Nothing came between what was found and the state, if it is from before that; or if nothing came at
+            // all.
+            let is_before = kv.as_ref().is_some_and(|kv| kv.mod_revision <= state.revision);
+            if is_before || store.turns().has_stood_still(mark) {
+                return Ok(Some((state, kv)));
             }
         }
-        View::cached(&self.live.store(), key)
+        View::cached(&store, key)
     }
 
     /// Reads one key as it is now.
@@ -218,8 +222,6 @@ impl KvReader {
 #[derive(Debug)]
 pub(crate) struct Live {
     now: RwLock<(Arc<Store>, State)>,
-    /// How often applying has begun and ended: odd while it goes on.
-    turns: AtomicU64,
     /// Rings when more was applied.
     bell: Bell,
     /// From the first watch on.
@@ -229,8 +231,7 @@ pub(crate) struct Live {
 impl Live {
     pub(crate) fn new(store: Store, state: State) -> Self {
         let now = RwLock::new((Arc::new(store), state));
-        let turns = AtomicU64::new(0);
-        Self { now, turns, bell: Bell::default(), hub: Mutex::default() }
+        Self { now, bell: Bell::default(), hub: Mutex::default() }
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {
@@ -241,35 +242,20 @@ impl Live {
         self.now.read().unwrap_or_else(PoisonError::into_inner).1
     }
 
-    /// From now on the database may hold more than the state says, until applying has ended.
-    pub(crate) fn begin(&self) {
-        self.turns.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// The database holds what the state says.
-    pub(crate) fn end(&self) {
-        self.turns.fetch_add(1, Ordering::SeqCst);
-    }
-
-    /// The database, and the state that it holds as long as [`Live::is_still`] says so. `None` while more is
-    /// applied.
-    fn while_still(&self) -> Option<(u64, Arc<Store>, State)> {
-        let turns = self.turns.load(Ordering::SeqCst);
-        if turns % 2 == 1 {
-            return None;
-        }
+    /// The database, and a state that it holds at least: just that, as long as nothing has moved since the mark. No
+    /// mark, if the database may be ahead of the state.
+    fn now(&self) -> (Option<Mark>, Arc<Store>, State) {
+        // The state does not change while this is locked.
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
-        Some((turns, now.0.clone(), now.1))
-    }
-
-    /// Whether nothing was applied since.
-    fn is_still(&self, turns: u64) -> bool {
-        self.turns.load(Ordering::SeqCst) == turns
+        (now.0.turns().mark(), now.0.clone(), now.1)
     }
 
     /// More was applied.
     pub(crate) fn advance(&self, state: State) {
-        self.now.write().unwrap_or_else(PoisonError::into_inner).1 = state;
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        now.1 = state;
+        now.0.turns().end();
+        drop(now);
         self.bell.ring();
     }
 

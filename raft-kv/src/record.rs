@@ -152,6 +152,12 @@ pub(crate) fn key_value(key: &[u8], record: &[u8]) -> Result<KeyValue, KvError> 
     Ok(head.into_key_value(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
 }
 
+/// The same of a record that is shared.
+pub(crate) fn shared_key_value(key: &Bytes, record: &Bytes) -> Result<KeyValue, KvError> {
+    let (head, value) = Head::decode(record)?;
+    Ok(head.into_key_value(key.clone(), record.slice_ref(value)))
+}
+
 /// Where `old` keeps the record of `key` that `ended` replaced or deleted.
 pub(crate) fn old_key(key: &[u8], ended: Revision) -> Vec<u8> {
     let mut out = old_prefix(key);

@@ -19,18 +19,17 @@ pub(crate) struct View<'a> {
     state: State,
 }
 
-/// One key as it is now, or `None` if that might take a disk.
-pub(crate) fn latest_cached(
-    store: &Store,
-    key: &[u8],
-) -> Result<Option<Option<KeyValue>>, KvError> {
-    let mut options = ReadOptions::default();
-    options.set_read_tier(ReadTier::BlockCache);
-    match store.db().get_pinned_cf_opt(store.latest(), key, &options) {
-        Ok(record) => Ok(Some(record.map(|record| key_value(key, &record)).transpose()?)),
-        Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
-        Err(error) => Err(KvError::storage("reading a key")(error)),
-    }
+/// The record of one key as it is now, or `None` if that might take a disk.
+pub(crate) fn latest_cached(store: &Store, key: &Bytes) -> Result<Option<Option<Bytes>>, KvError> {
+    store.rows().get_or_read(key, || {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        match store.db().get_cf_opt(store.latest(), key, &options) {
+            Ok(record) => Ok(Some(record.map(Bytes::from))),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
+            Err(error) => Err(KvError::storage("reading a key")(error)),
+        }
+    })
 }
 
 /// What is shown of each key: the key, and its record.

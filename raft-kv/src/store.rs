@@ -24,12 +24,16 @@ use crate::record::{
     ALARMS_KEY, FORMAT, FORMAT_KEY, MEMBERSHIP_KEY, STATE_KEY, State, decode_membership,
     decode_row, encode_membership,
 };
+use crate::rows::Rows;
+use crate::turns::Turns;
 use crate::version::MachineVersion;
 
 /// An open database. The fields are dropped in order: the database is closed before its directory
 /// is removed, and the lock is given up last.
 pub(crate) struct Store {
     db: DB,
+    rows: Rows,
+    turns: Turns,
     /// Set once another database has taken its place.
     doomed: OnceLock<RemoveOnDrop>,
     path: PathBuf,
@@ -94,7 +98,15 @@ impl Store {
         });
         let db = DB::open_cf_descriptors(&db_options(config), &path, families)
             .map_err(KvError::storage("opening its database"))?;
-        let store = Self { db, doomed: OnceLock::new(), path, _home: home.clone() };
+        let rows = Rows::new(config.row_cache_bytes);
+        let store = Self {
+            db,
+            rows,
+            turns: Turns::default(),
+            doomed: OnceLock::new(),
+            path,
+            _home: home.clone(),
+        };
         store.check_format()?;
         Ok(store)
     }
@@ -105,6 +117,16 @@ impl Store {
 
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// The present of keys that were written or read last.
+    pub(crate) fn rows(&self) -> &Rows {
+        &self.rows
+    }
+
+    /// Whether it is ahead of what is said of it.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {

@@ -120,8 +120,11 @@ impl<'a> Applier<'a> {
     fn flush(&mut self) -> Result<(), KvError> {
         self.state.timed = self.timed.len();
         self.batch.put_cf(self.families.meta, STATE_KEY, self.state.encode());
+        self.store.turns().begin();
         self.store.write(std::mem::take(&mut self.batch))?;
-        self.pending.clear();
+        for (key, record) in std::mem::take(&mut self.pending) {
+            self.store.rows().set(key, record);
+        }
         self.answers.clear();
         Ok(())
     }

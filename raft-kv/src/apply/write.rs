@@ -206,6 +206,9 @@ impl Applier<'_> {
         if let Some(pending) = self.pending.get(key) {
             return Ok(pending.clone());
         }
+        if let Some(record) = self.store.rows().get(key) {
+            return Ok(Some(record));
+        }
         let record = self.store.db().get_cf(self.families.latest, key);
         Ok(record.map_err(KvError::storage("reading a key"))?.map(Bytes::from))
     }
