@@ -12,7 +12,8 @@ use raft_core::{ClusterId, Index, RoleName};
 use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Request, Write};
 use raft_kv::client::{Channel, ChannelError, Client, ClientError};
 use raft_kv::{
-    Command, Compact, Field, KeyRange, KvConfig, LeaseId, Put, RangeRequest, Revision, Service,
+    Command, Compact, Field, KeyRange, KvConfig, LeaseGrant, LeaseId, Nested, Outcome, Put,
+    RangeRequest, Revision, Service, Txn, TxnOp,
 };
 use support::running::Running;
 use support::{config, node};
@@ -126,6 +127,86 @@ fn senseless_requests_are_rejected_by_name() {
     let reply = running.call(&put(b"12345678", vec![0; 100]));
     assert!(matches!(reply.body, Ok(Answer::Written(_))), "{reply:?}");
     assert_eq!(reply.header.revision, Revision(2));
+}
+
+/// What only the store itself can know to make no sense. Nothing of it is done.
+#[test]
+fn what_the_store_refuses_is_told_by_name() {
+    let running = Running::leading(config());
+    for value in ["2", "3", "4"] {
+        assert!(running.call(&put(b"k", value)).body.is_ok());
+    }
+    assert!(running.call(&write(Command::Compact(Compact { revision: Revision(3) }))).body.is_ok());
+    let grant = || {
+        let lease = Some(lease(7));
+        write(Command::GrantLease(LeaseGrant { lease, ttl_ms: 60_000 }))
+    };
+    assert!(running.call(&grant()).body.is_ok());
+    let opened = running.call(&write(Command::OpenSession { ttl_ms: 60_000 }));
+    let Ok(Answer::Written(Outcome::Session { session, .. })) = opened.body else { panic!() };
+    let numbered = |sequence, unacknowledged| {
+        let session = Some(SessionTag { session, sequence, unacknowledged });
+        Request::Write(Write { session, command: Command::Put(Put::new("s", "v")) })
+    };
+    assert!(running.call(&numbered(2, 2)).body.is_ok());
+    let txn = |then: Vec<TxnOp>| write(Command::Txn(Txn { then, ..Txn::default() }));
+    let put_op = |key: String| TxnOp::Put(Put::new(key, "v"));
+    let kept = TxnOp::Put(Put { value: Field::Keep, ..Put::new("missing", "") });
+    let at = |revision| {
+        let all = RangeRequest::new(KeyRange::all());
+        RangeRequest { revision: Some(Revision(revision)), ..all }
+    };
+    for (request, expected, words) in [
+        (txn((0..129).map(|n| put_op(format!("k{n}"))).collect()), Rejection::TooMuch, "128"),
+        (txn(vec![put_op("a".into()), put_op("a".into())]), Rejection::DuplicateKey, "\"a\""),
+        (txn(vec![put_op("a".into()), kept]), Rejection::NoSuchKey, "\"missing\""),
+        (txn(vec![TxnOp::Range(at(99))]), Rejection::FutureRevision, "99"),
+        (grant(), Rejection::LeaseExists, "7"),
+        (numbered(4_098, 2), Rejection::Sequence, "4098"),
+        (numbered(1, 2), Rejection::Sequence, "1"),
+    ] {
+        let error = running.error(&request);
+        let ErrorReply::Rejected { kind, message } = &error else { panic!("{error:?}") };
+        assert_eq!(*kind, expected, "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+    let compact = |revision| write(Command::Compact(Compact { revision: Revision(revision) }));
+    for (request, asked) in [
+        (read(at(2), ReadLevel::Linearizable), 2),
+        (read(at(2), ReadLevel::Stale), 2),
+        (txn(vec![TxnOp::Range(at(1))]), 1),
+        (compact(3), 3),
+    ] {
+        let (revision, compacted) = (Revision(asked), Revision(3));
+        assert_eq!(running.error(&request), ErrorReply::Compacted { revision, compacted });
+    }
+    // Four puts were done, and nothing else.
+    let reply = running.call(&get("a", ReadLevel::Linearizable));
+    assert_eq!(reply.header.revision, Revision(5));
+}
+
+/// A node does not even decode what is nested deeper than anything that it would take; so its client says
+/// what is wrong.
+#[tokio::test]
+async fn a_transaction_that_is_too_deep_is_refused_before_it_is_sent() {
+    let running = Running::leading(config());
+    let channel = Direct(running.service.clone());
+    let client = Client::new(channel, vec!["n1:1".to_owned()], Duration::from_secs(10));
+    let deep = |levels| {
+        let innermost = vec![TxnOp::Put(Put::new("k", "v"))];
+        let then = (1..levels).fold(innermost, |then, _| {
+            vec![TxnOp::Txn(Nested::new(Txn { then, ..Txn::default() }))]
+        });
+        Txn { then, ..Txn::default() }
+    };
+    assert!(client.txn(deep(8)).await.unwrap().succeeded);
+    let error = client.txn(deep(9)).await.unwrap_err();
+    let ClientError::Rejected { kind, message } = &error else { panic!("{error:?}") };
+    assert_eq!(*kind, Rejection::TooMuch, "{message}");
+    assert!(message.contains("8 transactions in one another"), "{message}");
+    let request = write(Command::Txn(deep(9)));
+    let error = running.error(&request);
+    assert!(matches!(error, ErrorReply::Rejected { kind: Rejection::NotUnderstood, .. }));
 }
 
 /// Rule C8.

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::api::{Answer, Members, Read, ReadLevel, Rejection, Request, Write};
 use crate::command::{
     Command, Compact, CompactOutcome, DeleteOutcome, DeleteRange, Divergence, LeaseGrant,
-    LeaseOutcome, Outcome, Put, PutOutcome,
+    LeaseOutcome, Outcome, Put, PutOutcome, Refused,
 };
 use crate::inspect::{Inspected, Inspection, LeaseStatus, Listing, SessionStatus};
 use crate::model::{KeyRange, KeyValue, LeaseId, Revision};
@@ -152,6 +152,11 @@ impl<C: Channel> Client<C> {
     ///
     /// See [`ClientError`]; after [`ClientError::Unknown`] all of it may be done or nothing.
     pub async fn txn(&self, txn: Txn) -> Result<TxnOutcome, ClientError> {
+        // Of what is nested too deep a node could not even say what is wrong: it does not decode it.
+        if let Err(refused @ Refused::TooManyParts { .. }) = txn.check() {
+            let (kind, message) = (Rejection::TooMuch, refused.to_string());
+            return Err(ClientError::Rejected { kind, message });
+        }
         self.write(Command::Txn(txn), |outcome| take!(Outcome::Txn, outcome)).await
     }
 
