@@ -10,7 +10,6 @@ use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use raft_net_quic::ClusterName;
 
 use crate::bench::Workload;
 use crate::failure::Failure;
@@ -19,6 +18,7 @@ use crate::kv_args::{
     RangeArgs, SessionCommand, TxnArgs, UnlockArgs, WatchArgs,
 };
 use crate::serve_args::{SERVE_EXAMPLES, ServeArgs};
+use crate::tls_args::TlsCommand;
 
 /// A replicated, linearizable key-value store that survives the loss of any minority of its nodes.
 ///
@@ -229,24 +229,6 @@ pub(crate) enum Request {
 }
 
 #[derive(Clone, Debug, Subcommand)]
-pub(crate) enum TlsCommand {
-    /// Make a certificate authority, a certificate for each node, and one for clients.
-    ///
-    /// Keys are readable by their owner only, and nothing is overwritten. The authority is valid
-    /// for ten years, the others for two. `ca.key` can make any certificate of the cluster: keep it
-    /// away from the nodes.
-    #[command(after_help = TLS_EXAMPLES)]
-    Init(TlsInitArgs),
-    /// Make new certificates for nodes and clients, with the same names, from the same authority.
-    ///
-    /// Replaces every node-ID.pem and client.pem in the directory, each in one step. They are valid for
-    /// two years, or as long as the authority. Copy them to their machines: nodes take them up within
-    /// ten seconds, without a restart.
-    #[command(after_help = "Example:\n  raft tls renew --dir certs")]
-    Renew(TlsRenewArgs),
-}
-
-#[derive(Clone, Debug, Subcommand)]
 pub(crate) enum LogCommand {
     /// Read the whole log: every checksum, and whether each entry follows the one before.
     ///
@@ -279,42 +261,6 @@ pub(crate) struct LogDumpArgs {
     /// The last index to print. By default the last there is.
     #[arg(long, value_name = "INDEX")]
     pub(crate) to: Option<u64>,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct TlsRenewArgs {
-    /// The directory with the certificates to renew.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// The directory with `ca.pem` and `ca.key`, if it is another.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) ca: Option<PathBuf>,
-    /// Make new keys, too. Each pair is then two files to copy, the key first.
-    #[arg(long)]
-    pub(crate) new_keys: bool,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct TlsInitArgs {
-    /// The directory to write to. It is made if it is missing.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-    /// How many nodes get a certificate: those with the ids 1 to this.
-    #[arg(
-        long, value_name = "COUNT", default_value_t = 3,
-        value_parser = clap::value_parser!(u16).range(1..=1000)
-    )]
-    pub(crate) nodes: u16,
-    /// The name of the cluster in its certificates: a lower-case DNS name. Clusters that share an
-    /// authority need different ones.
-    #[arg(
-        long, value_name = "NAME", default_value_t = ClusterName::default(),
-        value_parser = cluster_name
-    )]
-    pub(crate) cluster: ClusterName,
-    /// Another name or IP address by which nodes are reached. Goes into every node's certificate.
-    #[arg(long = "host", value_name = "HOST")]
-    pub(crate) hosts: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -498,11 +444,6 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
 }
 
 /// The name of a cluster in its certificates.
-fn cluster_name(text: &str) -> Result<ClusterName, String> {
-    let wrong = "not a DNS name in lower case (letters a-z, digits, hyphens, dots)";
-    ClusterName::new(text).ok_or_else(|| wrong.to_owned())
-}
-
 const PUT_EXAMPLES: &str = "\
 Examples:
   raft put colour green
@@ -539,10 +480,6 @@ Examples:
   raft bench mixed --reads 90 --clients 64 --rate 5000 --plot mixed.svg
   raft bench range --limit 100 --keys 1000000 --stale -o json
   raft bench watch --clients 100 --connections 10 --rate 1000";
-
-const TLS_EXAMPLES: &str = "\
-Example:
-  raft tls init --dir certs --nodes 3 --host db.example.org --host 10.0.0.1";
 
 #[cfg(test)]
 mod tests {

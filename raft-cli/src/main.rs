@@ -25,6 +25,7 @@ mod output;
 mod serve;
 mod serve_args;
 mod terminal;
+mod tls_args;
 mod txn_json;
 mod txn_text;
 

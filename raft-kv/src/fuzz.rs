@@ -146,8 +146,12 @@ struct Applied {
 /// Applies `log` to a new store, `piece` entries at a time.
 fn apply_all(log: &[Entry], piece: usize) -> Applied {
     let dir = tempfile::tempdir().unwrap();
-    let config =
-        KvConfig { write_buffer_bytes: 4 << 20, block_cache_bytes: 4 << 20, ..KvConfig::default() };
+    let config = KvConfig {
+        write_buffer_bytes: 4 << 20,
+        block_cache_bytes: 4 << 20,
+        row_cache_bytes: 64 << 10,
+        ..KvConfig::default()
+    };
     let mut kv = Kv::open(dir.path(), config).unwrap();
     let (mut outcomes, mut ends_badly) = (Vec::new(), false);
     for entries in log.chunks(piece) {

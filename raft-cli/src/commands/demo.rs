@@ -21,11 +21,12 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use self::nodes::Nodes;
-use crate::args::{DemoArgs, Global, TlsInitArgs};
+use crate::args::{DemoArgs, Global};
 use crate::connect::{Session, client_failure};
 use crate::failure::{Failure, Kind};
 use crate::output::{self, NodeStatus, Reply, Seen};
 use crate::terminal;
+use crate::tls_args::TlsInitArgs;
 
 pub(super) fn run(args: &DemoArgs, global: &Global) -> Result<ExitCode, Failure> {
     let home = Home::prepare(args.dir.as_deref())?;

@@ -26,11 +26,12 @@ use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
 
 pub(crate) use self::serve::TICK;
-use crate::args::{Cli, Command, Global, Request, TlsCommand};
+use crate::args::{Cli, Command, Global, Request};
 use crate::connect::Session;
 use crate::failure::Failure;
 use crate::output::Reply;
 use crate::terminal;
+use crate::tls_args::TlsCommand;
 
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -65,6 +66,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     }
     match command {
         Command::Tls(TlsCommand::Init(args)) => tls::init(&args, global.output),
+        Command::Tls(TlsCommand::Add(args)) => tls::add(&args, global.output),
         Command::Tls(TlsCommand::Renew(args)) => tls::renew(&args, global.output),
         Command::Serve(args) => serve::run(*args, &global, &log),
         Command::Put(args) => once(&global, &Request::Put(args)),

@@ -1,10 +1,12 @@
-//! `raft tls`: the certificates of a cluster. `init` is here, `renew` in a file of its own.
+//! `raft tls`: the certificates of a cluster. `init` is here, `add` and `renew` in files of their own.
 //!
 //! One authority, one certificate a node, one for clients. A node's certificate says which node it
 //! is, and of which cluster, by the DNS name `node-N.CLUSTER`; a client's says `client.CLUSTER` and can
 //! never speak as a node, because it may not serve. Private keys are created with mode 0600, not changed to it afterwards,
 //! and no existing file is ever replaced.
 
+mod add;
+mod authority;
 mod renew;
 
 use std::fs::{self, OpenOptions};
@@ -20,10 +22,12 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use crate::args::{Output, TlsInitArgs};
+use crate::args::Output;
 use crate::failure::{Failure, Kind};
 use crate::output;
+use crate::tls_args::TlsInitArgs;
 
+pub(super) use add::add;
 pub(super) use renew::renew;
 
 pub(super) fn init(args: &TlsInitArgs, form: Output) -> Result<ExitCode, Failure> {
@@ -33,7 +37,7 @@ pub(super) fn init(args: &TlsInitArgs, form: Output) -> Result<ExitCode, Failure
 
 /// Makes and writes the files, and gives their names.
 pub(super) fn write(args: &TlsInitArgs) -> Result<Vec<String>, Failure> {
-    let hosts = args.hosts.iter().map(|host| checked_host(host)).collect::<Result<Vec<_>, _>>()?;
+    let hosts = checked_hosts(&args.hosts)?;
     let plan =
         Plan { dir: args.dir.clone(), cluster: args.cluster.clone(), nodes: args.nodes, hosts };
     plan.refuse_to_overwrite()?;
@@ -66,14 +70,7 @@ impl Plan {
     }
 
     fn refuse_to_overwrite(&self) -> Result<(), Failure> {
-        for name in self.names() {
-            for path in [".pem", ".key"].map(|end| self.dir.join(format!("{name}{end}"))) {
-                if fs::symlink_metadata(&path).is_ok() {
-                    return Err(exists(&path));
-                }
-            }
-        }
-        Ok(())
+        self.names().try_for_each(|name| refuse_to_overwrite(&self.dir, &name))
     }
 
     fn certificates(&self) -> Result<Vec<PemFile>, rcgen::Error> {
@@ -81,11 +78,7 @@ impl Plan {
         let mut files = Vec::new();
         push(&mut files, "ca", authority.pem(), authority.key());
         for id in (1..=self.nodes).filter_map(|id| NodeId::new(id.into())) {
-            let mut names = vec![node_name(id, &self.cluster)];
-            names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
-            names.extend(
-                self.hosts.iter().filter(|host| !names.contains(host)).cloned().collect::<Vec<_>>(),
-            );
+            let names = names_of_node(id, &self.cluster, &self.hosts);
             let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
             issue(&mut files, &authority, &format!("node-{id}"), names, &usages)?;
         }
@@ -93,6 +86,27 @@ impl Plan {
         issue(&mut files, &authority, "client", names, &[ExtendedKeyUsagePurpose::ClientAuth])?;
         Ok(files)
     }
+}
+
+/// What a node is reached by, and the name that says which it is.
+fn names_of_node(id: NodeId, cluster: &ClusterName, hosts: &[String]) -> Vec<String> {
+    let mut names = vec![node_name(id, cluster)];
+    names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    for host in hosts {
+        if !names.contains(host) {
+            names.push(host.clone());
+        }
+    }
+    names
+}
+
+fn refuse_to_overwrite(dir: &Path, name: &str) -> Result<(), Failure> {
+    for path in [".pem", ".key"].map(|end| dir.join(format!("{name}{end}"))) {
+        if fs::symlink_metadata(&path).is_ok() {
+            return Err(exists(&path));
+        }
+    }
+    Ok(())
 }
 
 fn authority() -> Result<CertifiedIssuer<'static, KeyPair>, rcgen::Error> {
@@ -198,6 +212,10 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
         Kind::Failed,
         format!("cannot write {}: {error}; choose another --dir", path.display()),
     )
+}
+
+fn checked_hosts(hosts: &[String]) -> Result<Vec<String>, Failure> {
+    hosts.iter().map(|host| checked_host(host)).collect()
 }
 
 /// A name of the form `node-N.CLUSTER` would let one node speak as another.

@@ -114,7 +114,12 @@ impl Subject {
 }
 
 pub(crate) fn config() -> KvConfig {
-    KvConfig { write_buffer_bytes: 4 << 20, block_cache_bytes: 4 << 20, ..KvConfig::default() }
+    KvConfig {
+        write_buffer_bytes: 4 << 20,
+        block_cache_bytes: 4 << 20,
+        row_cache_bytes: 64 << 10,
+        ..KvConfig::default()
+    }
 }
 
 /// In memory where there is such a file system: crashes are simulated here, so waiting for a disk

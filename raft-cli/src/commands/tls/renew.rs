@@ -10,21 +10,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use raft_net_quic::named_node;
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PublicKeyData,
-    SubjectPublicKeyInfo,
-};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use time::{Duration, OffsetDateTime};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, SubjectPublicKeyInfo};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::x509::SubjectPublicKeyInfo as SubjectKey;
 
-use super::{LEAF_DAYS, cannot_write, leaf_params};
-use crate::args::{Output, TlsRenewArgs};
-use crate::failure::{Failure, Kind};
+use super::authority::{Authority, parse, read_certificates, unfit};
+use super::{cannot_write, leaf_params};
+use crate::args::Output;
+use crate::failure::Failure;
 use crate::output;
-use crate::serve::CA;
+use crate::tls_args::TlsRenewArgs;
 
 pub(in crate::commands) fn renew(args: &TlsRenewArgs, form: Output) -> Result<ExitCode, Failure> {
     let authority = Authority::read(args.ca.as_deref().unwrap_or(&args.dir))?;
@@ -44,7 +39,7 @@ pub(in crate::commands) fn renew(args: &TlsRenewArgs, form: Output) -> Result<Ex
 }
 
 /// The certificates in `dir` that are renewed: those of nodes, and that of clients.
-fn renewable(dir: &Path) -> Result<Vec<String>, Failure> {
+pub(super) fn renewable(dir: &Path) -> Result<Vec<String>, Failure> {
     let unreadable = |error: io::Error| Failure::usage(format!("{}: {error}", dir.display()));
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
@@ -67,14 +62,6 @@ fn renewable(dir: &Path) -> Result<Vec<String>, Failure> {
     Ok(found.into_iter().map(|(_, name)| name).collect())
 }
 
-/// Who issues certificates.
-struct Authority {
-    path: PathBuf,
-    issuer: Issuer<'static, KeyPair>,
-    public_key: Vec<u8>,
-    ends: OffsetDateTime,
-}
-
 /// A certificate that is not in place yet, and its key if that is new. PEM.
 struct Renewed {
     certificate: (PathBuf, String),
@@ -82,39 +69,6 @@ struct Renewed {
 }
 
 impl Authority {
-    /// Reads `ca.key`, and finds its certificate in `ca.pem`, which may hold others.
-    fn read(dir: &Path) -> Result<Self, Failure> {
-        let (path, key_path) = (dir.join(CA), dir.join("ca.key"));
-        let key = fs::read_to_string(&key_path).map_err(|error| {
-            Failure::usage(format!(
-                "cannot read {}: {error}; say with --ca where the authority is kept",
-                key_path.display()
-            ))
-        })?;
-        let key = KeyPair::from_pem(&key)
-            .map_err(|error| unfit(&key_path, &format!("is no private key ({error})")))?;
-        let public_key = key.subject_public_key_info();
-        for certificate in read_certificates(&path)? {
-            let parsed = parse(&path, &certificate)?;
-            if parsed.public_key().raw != public_key {
-                continue;
-            }
-            let ends = parsed.validity().not_after.to_datetime();
-            if ends <= OffsetDateTime::now_utc() {
-                return Err(unfit(&path, &format!("ended on {}", parsed.validity().not_after)));
-            }
-            let issuer = Issuer::from_ca_cert_der(&certificate, key)
-                .map_err(|error| unfit(&path, &format!("cannot be used ({error})")))?;
-            return Ok(Self { path, issuer, public_key, ends });
-        }
-        Err(unfit(&path, &format!("has no certificate for the key in {}", key_path.display())))
-    }
-
-    /// When what is made now ends: in two years, or with the authority.
-    fn end(&self) -> OffsetDateTime {
-        (OffsetDateTime::now_utc() + Duration::days(LEAF_DAYS)).min(self.ends)
-    }
-
     /// The successor of the certificate at `path`.
     fn renewed(&self, path: &Path, new_key: bool) -> Result<Renewed, Failure> {
         let before = read_certificates(path)?.swap_remove(0);
@@ -142,14 +96,8 @@ impl Authority {
 
 /// The same names and purposes as before.
 fn params_of(path: &Path, before: &X509Certificate<'_>) -> Result<CertificateParams, Failure> {
+    let names = alternative_names(path, before)?;
     let garbled = |error: x509_parser::error::X509Error| unfit(path, &error.to_string());
-    let mut names = Vec::new();
-    let found = before.subject_alternative_name().map_err(garbled)?;
-    for name in found.map_or(&[][..], |found| &found.value.general_names) {
-        names.push(name_of(name).ok_or_else(|| {
-            unfit(path, &format!("has a name of a kind that is not kept ({name:?})"))
-        })?);
-    }
     let common_name = before.subject().iter_common_name().next().and_then(|cn| cn.as_str().ok());
     let mut usages = Vec::new();
     if let Some(found) = before.extended_key_usage().map_err(garbled)? {
@@ -161,6 +109,22 @@ fn params_of(path: &Path, before: &X509Certificate<'_>) -> Result<CertificatePar
         .map_err(|error| unfit(path, &format!("cannot be renewed ({error})")))
 }
 
+/// The names and addresses that a certificate is for.
+pub(super) fn alternative_names(
+    path: &Path,
+    certificate: &X509Certificate<'_>,
+) -> Result<Vec<String>, Failure> {
+    let found = certificate.subject_alternative_name();
+    let found = found.map_err(|error| unfit(path, &error.to_string()))?;
+    let names = found.map_or(&[][..], |found| &found.value.general_names);
+    let kept = |name| {
+        name_of(name).ok_or_else(|| {
+            unfit(path, &format!("has a name of a kind that is not kept ({name:?})"))
+        })
+    };
+    names.iter().map(kept).collect()
+}
+
 // Listing the other kinds would tie us to the parser's version.
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
     if let GeneralName::DNSName(name) = name {
@@ -170,18 +134,6 @@ fn name_of(name: &GeneralName<'_>) -> Option<String> {
     let ipv4 = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
     let ip = ipv4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from));
     ip.ok().map(|ip| ip.to_string())
-}
-
-/// At least one.
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let found: Vec<_> = found.map_err(|error| unfit(path, &format!("cannot be read ({error})")))?;
-    if found.is_empty() { Err(unfit(path, "holds no certificate")) } else { Ok(found) }
-}
-
-fn parse<'a>(path: &Path, der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Failure> {
-    let parsed = X509Certificate::from_der(der);
-    parsed.map(|(_, parsed)| parsed).map_err(|error| unfit(path, &error.to_string()))
 }
 
 /// Puts `text` in place of `path` in one step: whoever reads it finds the old or the new, whole.
@@ -212,15 +164,13 @@ fn write_anew(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-fn unfit(path: &Path, why: &str) -> Failure {
-    Failure::new(Kind::Usage, format!("{} {why}; nothing was changed", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::TlsInitArgs;
+    use crate::serve::CA;
+    use crate::tls_args::TlsInitArgs;
     use raft_net_quic::ClusterName;
+    use rcgen::PublicKeyData;
 
     fn init(dir: &Path) {
         let cluster = ClusterName::new("blue").unwrap();
