@@ -33,7 +33,7 @@ mod range;
 mod reader;
 pub mod recipes;
 mod record;
-mod rows;
+mod row_cache;
 mod scan;
 mod service;
 mod snapshot;

@@ -9,13 +9,18 @@ use rocksdb::{
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::range::{Collector, Found, RangeRequest};
-use crate::record::{Head, STATE_KEY, State, key_value, old_bound, old_key, parse_old_key};
+use crate::record::{
+    Head, STATE_KEY, State, key_value, old_bound, old_key, parse_old_key, shared_key_value,
+};
+use crate::row_cache::RowCache;
 use crate::store::{Families, Store};
 
 /// One state of the store. Stays as it is while the store is written to.
 pub(crate) struct View<'a> {
     frozen: SnapshotWithThreadMode<'a, DB>,
     families: Families<'a>,
+    /// Not of this state, but what any state may have had.
+    rows: &'a RowCache,
     state: State,
 }
 
@@ -66,7 +71,7 @@ impl<'a> View<'a> {
             .get_pinned_cf(families.meta, STATE_KEY)
             .map_err(KvError::storage("reading how far it has come"))?
             .map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))?;
-        Ok(Self { frozen, families, state })
+        Ok(Self { frozen, families, rows: store.rows(), state })
     }
 
     /// The state of the store and one key in it, or `None` if that might take a disk.
@@ -94,6 +99,17 @@ impl<'a> View<'a> {
 
     pub(crate) fn state(&self) -> State {
         self.state
+    }
+
+    /// The record of `key` that `revision` wrote, if it is the latest and in memory.
+    pub(crate) fn written_lately(
+        &self,
+        key: &Bytes,
+        revision: Revision,
+    ) -> Result<Option<KeyValue>, KvError> {
+        let Some(record) = self.rows.get(key) else { return Ok(None) };
+        let kv = shared_key_value(key, &record)?;
+        Ok(Some(kv).filter(|kv| kv.mod_revision == revision))
     }
 
     pub(crate) fn families(&self) -> Families<'a> {

@@ -24,7 +24,7 @@ use crate::record::{
     ALARMS_KEY, FORMAT, FORMAT_KEY, MEMBERSHIP_KEY, STATE_KEY, State, decode_membership,
     decode_row, encode_membership,
 };
-use crate::rows::Rows;
+use crate::row_cache::RowCache;
 use crate::turns::Turns;
 use crate::version::MachineVersion;
 
@@ -32,7 +32,7 @@ use crate::version::MachineVersion;
 /// is removed, and the lock is given up last.
 pub(crate) struct Store {
     db: DB,
-    rows: Rows,
+    rows: RowCache,
     turns: Turns,
     /// Set once another database has taken its place.
     doomed: OnceLock<RemoveOnDrop>,
@@ -98,7 +98,7 @@ impl Store {
         });
         let db = DB::open_cf_descriptors(&db_options(config), &path, families)
             .map_err(KvError::storage("opening its database"))?;
-        let rows = Rows::new(config.row_cache_bytes);
+        let rows = RowCache::new(config.row_cache_bytes);
         let store = Self {
             db,
             rows,
@@ -120,7 +120,7 @@ impl Store {
     }
 
     /// The present of keys that were written or read last.
-    pub(crate) fn rows(&self) -> &Rows {
+    pub(crate) fn rows(&self) -> &RowCache {
         &self.rows
     }
 

@@ -142,7 +142,10 @@ fn ended_by(view: &View<'_>, key: &[u8], revision: Revision) -> Result<KeyValue,
 }
 
 /// The record of `key` that `revision` wrote.
-fn written_by(view: &View<'_>, key: &[u8], revision: Revision) -> Result<KeyValue, KvError> {
+fn written_by(view: &View<'_>, key: &Bytes, revision: Revision) -> Result<KeyValue, KvError> {
+    if let Some(kv) = view.written_lately(key, revision)? {
+        return Ok(kv);
+    }
     if let Some(record) = view.get(view.families().latest, key)?
         && Head::decode(&record)?.0.mod_revision == revision
     {
@@ -152,7 +155,7 @@ fn written_by(view: &View<'_>, key: &[u8], revision: Revision) -> Result<KeyValu
     let mut rows = view.rows(view.families().old, None, ReadOptions::default());
     rows.seek(old_key(key, revision.next()));
     if let Some((stored, record)) = rows.item()
-        && parse_old_key(stored)?.0 == key
+        && parse_old_key(stored)?.0 == **key
         && Head::decode(record)?.0.mod_revision == revision
     {
         return key_value(key, record);

@@ -17,7 +17,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use crate::error::KvError;
 
 /// Records by key, within a bound of bytes.
-pub(crate) struct Rows {
+pub(crate) struct RowCache {
     cache: Cache<Bytes, Bytes, Weigh>,
     /// Heavier ones stay out.
     most: u64,
@@ -32,7 +32,7 @@ impl Weighter<Bytes, Bytes> for Weigh {
     }
 }
 
-impl Rows {
+impl RowCache {
     /// Room for `bytes` bytes.
     pub(crate) fn new(bytes: usize) -> Self {
         let bytes = bytes as u64;
@@ -93,9 +93,9 @@ impl Rows {
     }
 }
 
-impl fmt::Debug for Rows {
+impl fmt::Debug for RowCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rows").field("bytes", &self.cache.weight()).finish_non_exhaustive()
+        f.debug_struct("RowCache").field("bytes", &self.cache.weight()).finish_non_exhaustive()
     }
 }
 
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_was_read_stays() {
-        let rows = Rows::new(1 << 20);
+        let rows = RowCache::new(1 << 20);
         let key = bytes("k");
         assert_eq!(rows.get_or_read(&key, || Ok(None)).unwrap(), None);
         assert_eq!(rows.get_or_read(&key, || Ok(Some(None))).unwrap(), Some(None));
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_slow_reader_does_not_undo_a_write() {
         for written in [Some(bytes("2")), None] {
-            let rows = Rows::new(1 << 20);
+            let rows = RowCache::new(1 << 20);
             let key = bytes("k");
             let read = rows.get_or_read(&key, || {
                 let before = Ok(Some(Some(bytes("1"))));
@@ -147,13 +147,13 @@ mod tests {
 
     #[test]
     fn one_that_is_too_large_leaves_nothing_old_behind() {
-        let rows = Rows::new(16 << 10);
+        let rows = RowCache::new(16 << 10);
         let key = bytes("k");
         rows.set(key.clone(), Some(bytes("1")));
         rows.set(key.clone(), Some(vec![0; 1 << 20].into()));
         assert_ne!(rows.get(&key), Some(bytes("1")));
         // Nor while somebody reads.
-        let rows = Rows::new(16 << 10);
+        let rows = RowCache::new(16 << 10);
         let read = rows.get_or_read(&key, || {
             rows.set(key.clone(), Some(vec![0; 1 << 20].into()));
             Ok(Some(Some(bytes("1"))))
@@ -164,13 +164,13 @@ mod tests {
 
     #[test]
     fn its_memory_has_a_bound() {
-        let rows = Rows::new(64 << 10);
+        let rows = RowCache::new(64 << 10);
         for number in 0..10_000_u64 {
             rows.set(number.to_string().into(), Some(vec![0; 100].into()));
             assert!(rows.cache.weight() <= 64 << 10);
         }
         assert!(rows.cache.len() > 100);
-        let none = Rows::new(0);
+        let none = RowCache::new(0);
         none.set(bytes("k"), Some(bytes("1")));
         assert_eq!(none.get(&bytes("k")), None);
     }
