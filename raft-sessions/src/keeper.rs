@@ -1,6 +1,7 @@
 //! Who writes pairs: in the background, so that applying goes on.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -61,7 +62,6 @@ impl Keeper {
         books: Books,
         mut source: Box<dyn SnapshotSource>,
     ) -> io::Result<()> {
-        let mut writer = lock(&self.writer);
         let number = {
             let mut state = lock(&self.shared.state);
             if state.is_busy {
@@ -70,23 +70,23 @@ impl Keeper {
             state.is_busy = true;
             state.kept.next_number()
         };
-        if let Some(former) = writer.take() {
-            // It has said that it is done.
-            drop(former.join());
-        }
+        // It has said that it is done.
+        self.wait();
         let (home, shared) = (self.home.clone(), self.shared.clone());
         let job = move || {
-            let written = home
-                .write(number, books, &mut *source, &shared.is_cancelled)
-                .and_then(|part| home.name(part));
-            let mut state = lock(&shared.state);
-            state.is_busy = false;
-            match written {
-                Ok(kept) => replace(&mut state.kept, kept),
-                Err(error) => state.failed = Some(error),
-            }
+            let write = || {
+                home.write(number, books, &mut *source, &shared.is_cancelled)
+                    .and_then(|part| home.name(part))
+            };
+            // What is read is the inner machine's code. If it panics here, the node has to stop, as
+            // it does when that happens anywhere else.
+            let written = catch_unwind(AssertUnwindSafe(write))
+                .unwrap_or_else(|_| Err(io::Error::other("reading the inner machine panicked")));
+            drop(source);
+            shared.done(written);
         };
-        *writer = Some(thread::Builder::new().name("sessions-keep".to_owned()).spawn(job)?);
+        *lock(&self.writer) =
+            Some(thread::Builder::new().name("sessions-keep".to_owned()).spawn(job)?);
         Ok(())
     }
 
@@ -100,19 +100,41 @@ impl Keeper {
     /// Makes `part` the last pair.
     pub(crate) fn take(&self, part: Part) -> io::Result<()> {
         let kept = self.home.name(part)?;
-        replace(&mut lock(&self.shared.state).kept, kept);
+        self.shared.done(Ok(kept));
         Ok(())
+    }
+
+    /// Until nothing is being written.
+    pub(crate) fn wait(&self) {
+        let writer = lock(&self.writer).take();
+        // One that panicked has written nothing that counts.
+        drop(writer.map(JoinHandle::join));
     }
 
     fn cancel(&self) {
         self.shared.is_cancelled.store(true, Ordering::Relaxed);
-        if let Some(writer) = lock(&self.writer).take() {
-            // A writer that panicked has written nothing that counts.
-            drop(writer.join());
-        }
+        self.wait();
         self.shared.is_cancelled.store(false, Ordering::Relaxed);
         let mut state = lock(&self.shared.state);
         (state.is_busy, state.failed) = (false, None);
+    }
+}
+
+impl Shared {
+    /// Nothing is being written any more, and this is what came of it.
+    fn done(&self, written: io::Result<Kept>) {
+        let mut state = lock(&self.state);
+        state.is_busy = false;
+        match written {
+            Ok(kept) => {
+                let former = std::mem::replace(&mut state.kept, Arc::new(kept));
+                former.retire();
+                // Removing it may take long, and applying must not wait for that.
+                drop(state);
+                drop(former);
+            }
+            Err(error) => state.failed = Some(error),
+        }
     }
 }
 
@@ -120,11 +142,6 @@ impl Drop for Keeper {
     fn drop(&mut self) {
         self.cancel();
     }
-}
-
-fn replace(kept: &mut Arc<Kept>, by: Kept) {
-    let former = std::mem::replace(kept, Arc::new(by));
-    former.retire();
 }
 
 /// A panic elsewhere leaves these as they were.

@@ -15,7 +15,7 @@ use raft_core::{
 use crate::books::{Books, Decision, Event, Note};
 use crate::error::SessionsError;
 use crate::keeper::Keeper;
-use crate::kept::{Home, KeptSource};
+use crate::kept::{Home, KeptSource, MachinePart};
 use crate::proposal::{Outcome, Proposal, Request};
 
 /// `S`, with exactly-once sessions around it. Its commands are [`Proposal`]s and its outcomes
@@ -42,7 +42,9 @@ struct Past {
     books: Books,
     /// What came after.
     notes: Vec<Note>,
-    /// Once there are so many, it is asked how far `S` is durable.
+    /// What the notes weigh.
+    weight: usize,
+    /// Once they weigh so much, it is asked how far `S` is durable.
     patience: usize,
 }
 
@@ -70,7 +72,7 @@ impl<S: StateMachine> Sessions<S> {
         let (kept, books) = match home.load()? {
             Some((kept, books)) => {
                 if machine.applied().last != books.applied.last {
-                    machine.restore(Box::new(kept.machine()))?;
+                    put_to(&mut machine, books.applied.last, kept.machine())?;
                 }
                 (kept, books)
             }
@@ -92,7 +94,7 @@ impl<S: StateMachine> Sessions<S> {
                 (kept, books)
             }
         };
-        let past = Past { books: books.clone(), notes: Vec::new(), patience: PATIENCE };
+        let past = Past::new(books.clone());
         let keeper = Keeper::new(home, kept);
         let view = View::default();
         view.show(&books);
@@ -188,28 +190,39 @@ impl<S: StateMachine> Sessions<S> {
                 Decision::Run(tag) => {
                     batch.add(Entry { id, payload: Payload::Command(proposal.command()) }, None);
                     if let Some(tag) = tag {
-                        answer = self.run(batch, outcomes)?;
-                        self.books.answered(tag, answer.clone().unwrap_or_default());
+                        let given = self.run(batch, outcomes)?.unwrap_or_default();
+                        // It may be a piece of something long, which must not stay for its sake.
+                        let given = Bytes::copy_from_slice(&given);
+                        self.books.answered(tag, given.clone());
+                        answer = Some(given);
                     }
                 }
             },
         }
         let note = Note { id, event: event.without_command(), answer };
-        lock(&self.past).notes.push(note);
+        lock(&self.past).add(note);
         Ok(())
     }
 
     /// Lets go of notes that no snapshot can ask for any more, and sees to it that there will be some.
     fn trim(&mut self) -> Result<(), MachineError> {
         let past = self.past.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if past.notes.len() < past.patience {
+        if past.weight < past.patience {
             return Ok(());
         }
         let floor = self.machine.durable()?;
         past.advance(floor);
-        past.patience = past.notes.len() + PATIENCE;
         // A machine that lives in memory will never say so by itself.
-        if past.notes.len() >= PATIENCE { self.keep() } else { Ok(()) }
+        if past.weight >= PATIENCE {
+            if past.weight >= LIMIT {
+                // The disk is slower than the log: those who propose have to wait for it.
+                self.keeper.wait();
+            }
+            self.keep()?;
+        }
+        let mut past = lock(&self.past);
+        past.patience = past.weight + PATIENCE;
+        Ok(())
     }
 
     /// Begins to keep a pair, if there is anything new in it.
@@ -273,13 +286,12 @@ impl<S: StateMachine> StateMachine for Sessions<S> {
         let part = self.keeper.receive(&mut *snapshot).map_err(|unfit| unknown(unfit.0))?;
         // The pair counts after the machine has taken its part. If the power goes in between, the machine is
         // put back to the pair before.
-        if let Err(error) = self.machine.restore(Box::new(part.machine())) {
+        if let Err(error) = put_to(&mut self.machine, last, part.machine()) {
             part.discard();
             return Err(error);
         }
         self.books = part.books().clone();
-        *lock(&self.past) =
-            Past { books: self.books.clone(), notes: Vec::new(), patience: PATIENCE };
+        *lock(&self.past) = Past::new(self.books.clone());
         self.keeper.take(part).map_err(storage("keeping a snapshot"))?;
         self.view.show(&self.books);
         Ok(self.applied())
@@ -300,10 +312,20 @@ impl View {
 }
 
 impl Past {
+    fn new(books: Books) -> Self {
+        Self { books, notes: Vec::new(), weight: 0, patience: PATIENCE }
+    }
+
+    fn add(&mut self, note: Note) {
+        self.weight += weight(&note);
+        self.notes.push(note);
+    }
+
     /// Brings the books up to `to`.
     fn advance(&mut self, to: Index) {
         let after = self.notes.partition_point(|note| note.id.index <= to);
         for note in self.notes.drain(..after) {
+            self.weight -= weight(&note);
             self.books.replay(note);
         }
     }
@@ -321,6 +343,24 @@ impl Batch {
         self.entries.push(entry);
         self.settled.push(settled);
     }
+}
+
+/// Has `machine` take `part`, which is of `last`.
+fn put_to<S: StateMachine>(
+    machine: &mut S,
+    last: LogId,
+    part: MachinePart,
+) -> Result<(), MachineError> {
+    let applied = machine.restore(Box::new(part))?;
+    // The node cannot see it: what it is told is how far the books are.
+    assert_eq!(applied.last, last, "the inner machine restored something else");
+    Ok(())
+}
+
+/// One, and one more for every 4 KiB that were answered: a client may acknowledge its answers at once, so
+/// the bounds of the books are none for the notes.
+fn weight(note: &Note) -> usize {
+    1 + note.answer.as_ref().map_or(0, |answer| answer.len() / 4096)
 }
 
 fn event(entry: &Entry) -> Result<Event, MachineError> {
@@ -359,5 +399,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The number of the first pair.
 const FIRST: u64 = 1;
-/// So many notes come together before it is asked how far the inner machine is durable.
+/// Notes of so much weight come together before it is asked how far the inner machine is durable.
 const PATIENCE: usize = 16_384;
+/// If they weigh more, and a pair is being written, applying waits for that.
+const LIMIT: usize = 4 * PATIENCE;
