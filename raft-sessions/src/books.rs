@@ -170,12 +170,22 @@ impl Books {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let Stored { last, membership, clock, sessions, answers } = decode(bytes)?;
+        let contradiction = |what| Err(DecodeError::Contradiction { what });
+        if !sessions.is_sorted_by(|one, next| one.0 < next.0) {
+            return contradiction("a session comes twice, or before one that is older");
+        }
+        if !answers.is_sorted_by(|one, next| (one.0, one.1) < (next.0, next.1)) {
+            return contradiction("an answer comes twice, or before an earlier one");
+        }
         let applied = Applied { last, membership };
         let mut books = Self { applied, clock, ..Self::default() };
         for (session, record) in sessions {
             books.table.load(session, record);
         }
         for (session, sequence, answer) in answers {
+            if books.table.record(session).is_none() {
+                return contradiction("an answer is of no session");
+            }
             books.table.load_answer(session, sequence, answer.len() as u64);
             books.answers.insert((session, sequence), answer);
         }
@@ -205,6 +215,97 @@ impl Event {
                 })
             }
             Self::Nothing | Self::Membership(_) | Self::Request(_) => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use raft_core::{Index, Term};
+
+    use super::*;
+
+    /// What comes at an entry: a request, and how long the answer is if it is to be run.
+    fn step() -> impl Strategy<Value = (Request, u64, usize)> {
+        let session = || (1..24_u64).prop_map(SessionId);
+        let tag = (session(), 1..12_u64, 1..4_u64).prop_map(|(session, sequence, lowest)| {
+            SessionTag { session, sequence, unacknowledged: lowest.min(sequence) }
+        });
+        let length = prop_oneof![0..64_usize, Just(5 << 20)];
+        let request = prop_oneof![
+            3 => (0..20_000_u64).prop_map(|ttl_ms| Request::Open { ttl_ms }),
+            12 => tag.prop_map(|tag| Request::Run { tag: Some(tag), command: Bytes::new() }),
+            1 => session().prop_map(Request::Keep),
+            1 => session().prop_map(Request::Close),
+            1 => Just(Request::Tick),
+        ];
+        (request, 0..100_u64, length)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        /// Rule C1. At every entry the books are what they would be if they had been stored and read
+        /// there, or anywhere before, and if they had caught up by notes.
+        #[test]
+        fn books_are_the_same_however_one_comes_by_them(
+            steps in proptest::collection::vec(step(), 1..160),
+            stored_at in 0..120_usize,
+        ) {
+            let mut live = Books::default();
+            let (mut stored, mut late) = (None, Books::default());
+            let mut time = ClusterTime(0);
+            let zeros = Bytes::from(vec![0; 5 << 20]);
+            for (number, (request, ms, length)) in steps.into_iter().enumerate() {
+                time = time.plus_ms(ms);
+                let id = LogId::new(Term(1), Index(number as u64 + 1));
+                let stamp = Some(Stamp { term: Term(1), time });
+                // With sessions to begin with, so that their answers come to more than is kept.
+                let request = if number < 16 { Request::Open { ttl_ms: 20_000 } } else { request };
+                let proposal = Proposal { stamp, request };
+                let take = |books: &mut Books| {
+                    let decision = books.decide(id, &proposal);
+                    let Decision::Run(Some(tag)) = decision else { return None };
+                    books.answered(tag, zeros.slice(..length));
+                    Some(zeros.slice(..length))
+                };
+                let answer = take(&mut live);
+                if let Some(stored) = &mut stored {
+                    prop_assert_eq!(&take(stored), &answer);
+                    prop_assert_eq!(&*stored, &live);
+                }
+                if number == stored_at {
+                    stored = Some(Books::decode(&live.encode()).unwrap());
+                    prop_assert_eq!(stored.as_ref(), Some(&live));
+                }
+                late.replay(Note { id, event: Event::Request(proposal.clone()), answer });
+                prop_assert_eq!(&late, &live);
+            }
+            prop_assert_eq!(Books::decode(&live.encode()).unwrap(), live);
+        }
+    }
+
+    /// They would never end a session, or count below zero.
+    #[test]
+    fn books_that_contradict_themselves_are_refused() {
+        let session = |id| {
+            let active = ClusterTime(0);
+            (SessionId(id), SessionRecord { ttl_ms: 1_000, active, lowest: 1 })
+        };
+        let answer = |id, sequence| (SessionId(id), sequence, Bytes::from("x"));
+        let decoded = |sessions, answers| {
+            let (last, membership, clock) = (LogId::ZERO, None, ClusterTime(0));
+            Books::decode(&encode(&Stored { last, membership, clock, sessions, answers }))
+        };
+        decoded(vec![session(1), session(2)], vec![answer(1, 2), answer(2, 1)]).unwrap();
+        for (sessions, answers) in [
+            (vec![session(1), session(1)], vec![]),
+            (vec![session(1)], vec![answer(1, 2), answer(1, 2)]),
+            (vec![session(1)], vec![answer(2, 1)]),
+        ] {
+            let refused = decoded(sessions, answers);
+            assert!(matches!(refused, Err(DecodeError::Contradiction { .. })), "{refused:?}");
         }
     }
 }

@@ -26,7 +26,7 @@ pub enum SessionsError {
         path: PathBuf,
     },
     /// What is there is not what was written.
-    #[error("{}: {what}; remove it, and the node is sent everything again", path.display())]
+    #[error("{}: {what}; replace this node", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -64,6 +64,12 @@ pub enum DecodeError {
     /// They do not follow the encoding.
     #[error("malformed: {0}")]
     Malformed(postcard::Error),
+    /// What they say cannot be.
+    #[error("they contradict themselves: {what}")]
+    Contradiction {
+        /// How.
+        what: &'static str,
+    },
     /// There are too many.
     #[error("{bytes} bytes too many")]
     Trailing {

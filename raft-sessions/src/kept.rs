@@ -89,7 +89,7 @@ impl Home {
     /// Makes `dir` if there is none, and locks it.
     pub(crate) fn open(dir: &Path) -> Result<Self, SessionsError> {
         let failed = failed("opening the directory", dir);
-        fs::create_dir_all(dir).map_err(&failed)?;
+        create(dir).map_err(&failed)?;
         let lock = File::create(dir.join("LOCK")).map_err(&failed)?;
         if !lock.try_lock_exclusive().map_err(&failed)? {
             return Err(SessionsError::Locked { path: dir.to_owned() });
@@ -100,6 +100,8 @@ impl Home {
     /// The last pair, if there is one, with its books. What a crash has left beside it is removed.
     pub(crate) fn load(&self) -> Result<Option<(Kept, Books)>, SessionsError> {
         let failed = failed("reading the directory", &self.dir);
+        // The process before may have died between giving a name and making it last.
+        sync_dir(&self.dir).map_err(&failed)?;
         let mut kept = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(&failed)? {
             let path = entry.map_err(&failed)?.path();
@@ -114,10 +116,9 @@ impl Home {
         }
         kept.sort();
         let Some((number, dir)) = kept.pop() else { return Ok(None) };
-        for (_, path) in kept {
-            fs::remove_dir_all(&path).map_err(&failed)?;
-        }
-        Kept::load(number, dir).map(Some)
+        let last = Kept::load(number, dir)?;
+        kept.iter().for_each(|(_, path)| discard(path));
+        Ok(Some(last))
     }
 
     /// Copies a snapshot of the inner machine beside `books`, which are of the same entry. Stops early, with
@@ -364,6 +365,17 @@ impl SnapshotReader for MachinePart {
     fn read_at(&mut self, file: usize, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.files.read_at(file, offset, buffer)
     }
+}
+
+/// Creates `dir` with what is missing above it, so that it lasts.
+fn create(dir: &Path) -> io::Result<()> {
+    let missing: Vec<_> = dir.ancestors().take_while(|above| !above.exists()).collect();
+    fs::create_dir_all(dir)?;
+    for above in missing.iter().filter_map(|created| created.parent()) {
+        // A relative path ends in an empty one, which is where we are.
+        sync_dir(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+    }
+    Ok(())
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

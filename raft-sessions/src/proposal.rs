@@ -57,7 +57,7 @@ pub enum Outcome {
     },
     /// Time has moved on.
     Ticked,
-    /// It was not run, and never will be.
+    /// It was not run now. Whether it was earlier, or may be when it is sent again, the error says.
     Refused(SessionError),
 }
 
