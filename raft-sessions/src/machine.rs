@@ -111,7 +111,9 @@ impl<S: StateMachine> Sessions<S> {
         self.books.sessions()
     }
 
-    /// How many entries it could go back, for the sake of snapshots that are older than what was applied.
+    /// How many entries it could go back, for the sake of snapshots that are older than what was applied. If
+    /// it comes to some 65,000, or with long answers to 256 MiB, while a pair is being written, applying waits
+    /// for that.
     pub fn remembered(&self) -> usize {
         lock(&self.past).notes.len()
     }

@@ -269,6 +269,62 @@ fn a_directory_is_opened_once_and_its_rot_is_noticed() {
     assert_eq!(Sessions::open(dir.path(), Tally::default()).unwrap().machine().count("a"), 1);
 }
 
+/// Rule S3. Beside the last pair a crash may leave the one before, whole or half removed, and the next, cut
+/// short anywhere. If the last is damaged, nothing is taken for it, and nothing is removed.
+#[test]
+fn what_a_crash_leaves_beside_the_last_pair_does_not_matter() {
+    let dir = TempDir::new().unwrap();
+    let mut story = Story::begin(dir.path());
+    let session = story.open_session(10_000);
+    let tag = |sequence| SessionTag { session, sequence, unacknowledged: 1 };
+    let mut pairs = Vec::new();
+    for sequence in 1..=3 {
+        story.ask(run(tag(sequence), "a"));
+        story.make_durable();
+        let pair = kept(dir.path());
+        let content = ["books", "machine.state"].map(|file| fs::read(pair.join(file)).unwrap());
+        pairs.push((pair.file_name().unwrap().to_str().unwrap().to_owned(), content));
+    }
+    drop(story);
+    let [(former, before), (last, now), (next, after)] = &pairs[..] else { panic!() };
+    let write = |dir: &Path, name: &str, [books, state]: [Option<&[u8]>; 2]| {
+        fs::create_dir(dir.join(name)).unwrap();
+        for (file, content) in [("books", books), ("machine.state", state)] {
+            if let Some(content) = content {
+                fs::write(dir.join(name).join(file), content).unwrap();
+            }
+        }
+    };
+    let part = next.replace("kept", "part");
+    for cut in 0..8 {
+        let dir = TempDir::new().unwrap();
+        let half = |content: &'static str| Some(content.as_bytes()).filter(|_| cut % 2 == 0);
+        let whole = [before, now, after].map(|[books, state]| [Some(&books[..]), Some(&state[..])]);
+        write(dir.path(), former, if cut < 2 { whole[0] } else { [None, half("half")] });
+        write(dir.path(), last, whole[1]);
+        // Of the next all may be there but the name.
+        write(dir.path(), &part, if cut % 4 == 3 { whole[2] } else { [half("ha"), None] });
+        let mut sessions = Sessions::open(dir.path(), Tally::default()).unwrap();
+        assert_eq!((sessions.applied().last.index, sessions.machine().count("a")), (Index(3), 2));
+        assert!(!dir.path().join(former).exists() && !dir.path().join(&part).exists());
+        let command = |sequence| Proposal { stamp: None, request: run(tag(sequence), "a") };
+        let entry = |index, sequence| Entry {
+            id: LogId::new(T1, Index(index)),
+            payload: Payload::Command(command(sequence).encode()),
+        };
+        let mut outcomes = Vec::new();
+        sessions.apply(&[entry(4, 2), entry(5, 3)], &mut outcomes).unwrap();
+        assert_eq!(outcomes, [answer("2").encode(), answer("3").encode()]);
+        drop(sessions);
+
+        let dir = TempDir::new().unwrap();
+        write(dir.path(), former, whole[0]);
+        write(dir.path(), last, [half("half"), whole[1][1]]);
+        Sessions::open(dir.path(), Tally::default()).unwrap_err();
+        assert!(dir.path().join(former).exists() && dir.path().join(last).exists());
+    }
+}
+
 #[test]
 fn a_machine_with_a_past_of_its_own_is_refused() {
     let mut machine = Tally::default();

@@ -149,6 +149,45 @@ fn a_pair_that_cannot_be_written_stops_the_node() {
     }
 }
 
+/// Rule S3. What was being kept is given up, and what has come is what counts.
+#[test]
+fn a_snapshot_that_comes_while_a_pair_is_being_written_takes_its_place() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut sender = Sessions::open(other.path(), Tally::default()).unwrap();
+    apply(&mut sender, &(1..=9).map(plain).collect::<Vec<_>>());
+    while sender.durable().unwrap() < Index(9) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let mut source = sender.snapshot().unwrap();
+    let snapshot = MemSnapshot::receive(source.meta().clone(), &mut *source).unwrap();
+    for wrong in [Fault::Stuck, Fault::Unreadable, Fault::Panics] {
+        let (machine, fault) = Wayward::new();
+        let mut sessions = Sessions::open(dir.path(), machine).unwrap();
+        let next = sessions.applied().last.index.0 + 1;
+        apply(&mut sessions, &[plain(next)]);
+        *fault.lock().unwrap() = wrong;
+        sessions.durable().unwrap();
+        let disk = thread::spawn({
+            let fault = fault.clone();
+            move || {
+                thread::sleep(Duration::from_millis(50));
+                *fault.lock().unwrap() = Fault::None;
+            }
+        });
+        sessions.restore(Box::new(snapshot.clone())).unwrap();
+        disk.join().unwrap();
+        assert_eq!(sessions.durable().unwrap(), Index(9), "{wrong:?}");
+        // It goes on, and keeps what comes next.
+        apply(&mut sessions, &[plain(10)]);
+        while sessions.durable().unwrap() < Index(10) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(sessions);
+        let sessions = Sessions::open(dir.path(), Tally::default()).unwrap();
+        assert_eq!((sessions.applied().last.index, sessions.machine().count("a")), (Index(10), 10));
+    }
+}
+
 /// However slow the disk is: then applying waits for it.
 #[test]
 fn what_is_remembered_has_a_bound_while_a_pair_is_being_written() {
