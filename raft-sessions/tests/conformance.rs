@@ -53,7 +53,7 @@ impl MachinePlace for Place {
 
     fn digest(&self, machine: &Sessions<Tally>) -> Vec<u8> {
         let counters = &machine.machine().state.counters;
-        format!("{counters:?} {:?}", machine.sessions()).into_bytes()
+        format!("{counters:?} {:?} {:?}", machine.sessions(), machine.view().clock()).into_bytes()
     }
 
     fn unknown_command(&self) -> Option<Bytes> {
@@ -96,7 +96,8 @@ impl MachinePlace for WithDisk {
     }
 
     fn digest(&self, machine: &Sessions<MemMachine>) -> Vec<u8> {
-        format!("{:x} {:?}", self.store.hash(), machine.sessions()).into_bytes()
+        let (sessions, clock) = (machine.sessions(), machine.view().clock());
+        format!("{:x} {sessions:?} {clock:?}", self.store.hash()).into_bytes()
     }
 
     fn unknown_command(&self) -> Option<Bytes> {
