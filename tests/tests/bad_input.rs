@@ -6,6 +6,9 @@ use std::fs;
 use std::net::UdpSocket;
 use std::path::Path;
 
+use bytes::Bytes;
+use raft_core::{Batch, Entry, LogId, LogStore, Payload};
+use raft_log::{DataDir, RocksLog, RocksLogConfig};
 use raft_tests::{Answer, Background, Cluster, Options, Ran, free_port, raft, until};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use time::{Duration, OffsetDateTime};
@@ -170,6 +173,31 @@ fn damaged_log() {
     }
     assert!(damaged > 0, "there is a write-ahead log to damage");
     raft(cluster.serve_words(1)).assert_refused(6, &[log.to_str().unwrap(), "damaged"]);
+}
+
+/// Rule L18. What is committed and not understood is not passed over: the node stops there, each time.
+#[test]
+fn a_command_that_nobody_understands() {
+    let mut cluster = lone();
+    assert_eq!(cluster.raft(&["put", "k", "before"]).code, Some(0));
+    cluster.stop(1);
+    let index = {
+        let dir = DataDir::open(&cluster.data_dir(1)).unwrap();
+        let mut log = RocksLog::open(&dir, RocksLogConfig::default()).unwrap();
+        let found = log.recover().unwrap();
+        let index = found.last.next();
+        let id = LogId::new(found.hard.term, index);
+        let command = Payload::Command(Bytes::from_static(b"\xee of a later version"));
+        let entries = vec![Entry { id, payload: command }];
+        log.persist(&Batch { seq: 1, entries, ..Batch::default() }).unwrap();
+        index
+    };
+    for _ in 0..2 {
+        let ran = raft(cluster.serve_words(1));
+        assert_eq!(ran.code, Some(6), "{ran:#?}");
+        let last = ran.stderr.lines().last().unwrap();
+        assert!(last.starts_with("error: ") && last.contains(&format!("{index}@")), "{last}");
+    }
 }
 
 #[test]
