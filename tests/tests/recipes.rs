@@ -31,12 +31,13 @@ fn commands_under_one_lock_run_one_after_the_other() {
     let file = cluster.spare_dir("story");
     // Whoever is in says so, stays a while, and says when it goes.
     let script = format!("echo in >> {0}; sleep 0.05; echo out >> {0}", file.display());
-    let all: Vec<_> =
+    let mut all: Vec<_> =
         (0..4).map(|_| start(&cluster, &["lock", "job", "sh", "-c", &script])).collect();
     let story = || fs::read_to_string(&file).unwrap_or_default();
     until("all had their turn", || (story().lines().count() == 8).then_some(()));
     assert_eq!(story(), "in\nout\n".repeat(4));
-    drop(all);
+    // The last one is still to give the lock up; if it were killed, its lease would have to end.
+    assert!(all.iter_mut().all(Background::wait));
     let token = "test \"$RAFT_LOCK_TOKEN\" -gt 1 && case $RAFT_LOCK_KEY in job/*) exit 7;; esac";
     assert_eq!(cluster.raft(&["lock", "job", "sh", "-c", token]).code, Some(7));
     cluster.raft(&["lock", "job", "no-such-program"]).assert_refused(1, &["no-such-program"]);
