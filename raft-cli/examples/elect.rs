@@ -74,7 +74,11 @@ async fn tell_who_leads<C: WatchChannel>(client: &Client<C>) -> Result<(), Clien
         match observer.next().await {
             Ok(leader) => println!("{} leads", leader.value.escape_ascii()),
             // It goes on where it was once a node answers again.
-            Err(ClientError::Unreachable { .. } | ClientError::NoLeader { .. }) => {}
+            Err(
+                ClientError::Unreachable { .. }
+                | ClientError::NoLeader { .. }
+                | ClientError::Busy { .. },
+            ) => {}
             Err(error) => return Err(error),
         }
     }

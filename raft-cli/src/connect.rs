@@ -96,6 +96,7 @@ pub(crate) fn client_failure(error: ClientError) -> Failure {
         ClientError::Rejected { .. } | ClientError::Compacted { .. } => Kind::Usage,
         ClientError::NotPermitted { .. } => Kind::NotPermitted,
         ClientError::NoLeader { .. }
+        | ClientError::Busy { .. }
         | ClientError::Unreachable { .. }
         // A name may resolve again in a minute; how it is written was checked before.
         | ClientError::BadEndpoint { .. }

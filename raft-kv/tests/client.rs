@@ -330,6 +330,21 @@ async fn a_write_that_surely_had_no_effect_is_repeated_until_it_has() {
     assert_eq!(fake.writes().iter().filter(|endpoint| *endpoint == "n1").count(), 7);
 }
 
+/// A leader that has too much to do is not a leader that is gone.
+#[tokio::test(start_paused = true)]
+async fn who_is_busy_to_the_end_is_told_from_nobody_leading() {
+    let fake = Fake::new(1);
+    fake.down(1, busy());
+    let client = fake.client(&[1]);
+    let busy = |error| {
+        let ClientError::Busy { retry_after, message } = &error else { panic!("{error:?}") };
+        assert_eq!((*retry_after, &message[..]), (Duration::from_millis(5), "n1: much to do"));
+        assert!(error.to_string().contains("try again in 5ms"), "{error}");
+    };
+    busy(client.put("k", "v").await.unwrap_err());
+    busy(client.get("k", ReadLevel::Linearizable).await.unwrap_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_read_is_repeated_even_if_it_may_have_arrived() {
     for act in [Act::Lose, Act::Hang, Act::Garble, busy()] {

@@ -65,6 +65,7 @@ enum Obstacle {
     NotSent { kind: NotSentKind, message: String },
     Lost(String),
     NotLeading(String),
+    Busy { retry_after: Duration, message: String },
     Behind(Index),
     NotUnderstood { endpoint: String, message: String },
 }
@@ -200,10 +201,11 @@ impl<C: Channel> Client<C> {
                 Next::Elsewhere
             }
             ErrorReply::Busy { retry_after_ms, message } => {
-                journey.note(Obstacle::NotLeading(format!("{endpoint}: {message}")));
+                let retry_after = Duration::from_millis(retry_after_ms.into());
+                let message = format!("{endpoint}: {message}");
+                journey.note(Obstacle::Busy { retry_after, message });
                 journey.tried.remove(endpoint);
-                let wait = Duration::from_millis(retry_after_ms.into()).min(PAUSE_MOST);
-                Next::Again(jittered(wait.max(PAUSE_FIRST)))
+                Next::Again(jittered(retry_after.clamp(PAUSE_FIRST, PAUSE_MOST)))
             }
             ErrorReply::Superseded => {
                 journey.tried.remove(endpoint);
@@ -374,6 +376,9 @@ impl<C: Channel> Client<C> {
             Some(Obstacle::Behind(applied)) => {
                 ClientError::Behind { wanted: self.directory().applied(), applied: *applied }
             }
+            Some(Obstacle::Busy { retry_after, message }) => {
+                ClientError::Busy { retry_after: *retry_after, message: message.clone() }
+            }
             _ if journey.any_answer => ClientError::NoLeader { waited: self.timeout, last },
             _ => {
                 let endpoints = self.directory().given().join(", ");
@@ -451,7 +456,10 @@ impl Journey {
                 NotSentKind::Unreachable => false,
             },
             Obstacle::NotUnderstood { .. } => true,
-            Obstacle::Lost(_) | Obstacle::NotLeading(_) | Obstacle::Behind(_) => false,
+            Obstacle::Lost(_)
+            | Obstacle::NotLeading(_)
+            | Obstacle::Busy { .. }
+            | Obstacle::Behind(_) => false,
         };
         self.may_pass |= !is_lasting;
         self.last = Some(obstacle);
@@ -472,9 +480,10 @@ impl Journey {
 impl Obstacle {
     fn to_message(&self) -> String {
         match self {
-            Self::NotSent { message, .. } | Self::Lost(message) | Self::NotLeading(message) => {
-                message.clone()
-            }
+            Self::NotSent { message, .. }
+            | Self::Lost(message)
+            | Self::NotLeading(message)
+            | Self::Busy { message, .. } => message.clone(),
             Self::Behind(applied) => format!("the last node asked had applied {applied}"),
             Self::NotUnderstood { endpoint, message } => {
                 format!("{endpoint} answered something that is not understood: {message}")

@@ -19,6 +19,15 @@ pub enum ClientError {
         /// What was heard last.
         last: String,
     },
+    /// A node that could do it had too much to do, or waited for others, for as long as it was asked. Try
+    /// again after `retry_after`; less at once, if this client is one of many.
+    #[error("{message}; try again in {retry_after:?}")]
+    Busy {
+        /// When it might be worth trying again.
+        retry_after: Duration,
+        /// Who, and with what.
+        message: String,
+    },
     /// Nobody answers. Check that the nodes run and that the endpoints are theirs.
     #[error("none of {endpoints} answers ({last}); check that the nodes run there")]
     Unreachable {
