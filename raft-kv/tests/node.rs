@@ -12,8 +12,8 @@ use raft_core::{ClusterId, Index, RoleName};
 use raft_kv::api::{Answer, ErrorReply, Read, ReadLevel, Rejection, Request, Write};
 use raft_kv::client::{Channel, ChannelError, Client, ClientError};
 use raft_kv::{
-    Command, Compact, Field, KeyRange, KvConfig, LeaseGrant, LeaseId, Nested, Outcome, Put,
-    RangeRequest, Revision, Service, Txn, TxnOp,
+    Command, Compact, Compare, Field, KeyRange, KvConfig, LeaseGrant, LeaseId, Nested, Outcome,
+    Put, RangeRequest, Relation, Revision, Service, Target, Txn, TxnOp,
 };
 use support::running::Running;
 use support::{config, node};
@@ -87,6 +87,19 @@ fn senseless_requests_are_rejected_by_name() {
         let range = KeyRange::Between { first: first.into(), before: before.into() };
         read(RangeRequest::new(range), ReadLevel::Stale)
     };
+    // The same deep within a transaction, and on the way that would not be gone.
+    let within = |op: TxnOp| {
+        let inner = Txn { otherwise: vec![op], ..Txn::default() };
+        let then = vec![TxnOp::Txn(Nested::new(inner))];
+        write(Command::Txn(Txn { then, ..Txn::default() }))
+    };
+    let range = |range| TxnOp::Range(RangeRequest::new(range));
+    let backwards = KeyRange::Between { first: "b".into(), before: "a".into() };
+    let compare = |value: usize| {
+        let (relation, target) = (Relation::Equal, Target::Value(vec![0; value].into()));
+        let compare = vec![Compare { range: KeyRange::One("k".into()), relation, target }];
+        write(Command::Txn(Txn { compare, ..Txn::default() }))
+    };
     let future =
         RangeRequest { revision: Some(Revision(99)), ..RangeRequest::new(KeyRange::all()) };
     for (request, expected, words) in [
@@ -96,6 +109,12 @@ fn senseless_requests_are_rejected_by_name() {
         (get("", ReadLevel::Stale), Rejection::EmptyKey, "empty"),
         (between("b", "a"), Rejection::EmptyRange, "\"b\""),
         (between("b", "b"), Rejection::EmptyRange, "\"b\""),
+        (within(TxnOp::Put(Put::new("", "v"))), Rejection::EmptyKey, "empty"),
+        (within(TxnOp::Put(Put::new("123456789", "v"))), Rejection::KeyTooLong, "9 bytes"),
+        (within(TxnOp::Put(Put::new("k", vec![0; 101]))), Rejection::ValueTooLarge, "101 bytes"),
+        (within(range(KeyRange::One("123456789".into()))), Rejection::KeyTooLong, "9 bytes"),
+        (within(range(backwards)), Rejection::EmptyRange, "\"b\""),
+        (compare(101), Rejection::ValueTooLarge, "101 bytes"),
         (read(future, ReadLevel::Linearizable), Rejection::FutureRevision, "99"),
         (
             write(Command::Compact(Compact { revision: Revision(99) })),
