@@ -190,21 +190,24 @@ impl<'a> Collector<'a> {
             Content::Full => true,
             Content::KeysOnly => false,
         };
+        if self.is_full() && self.request.filter == Filter::default() {
+            // It counts, and nothing else.
+            self.passed += 1;
+            return Ok(());
+        }
         let (head, value) = Head::decode(record)?;
         if !self.request.filter.passes(&head) {
             return Ok(());
         }
         self.passed += 1;
-        let limit = self.request.limit.unwrap_or(u64::MAX);
+        let (limit, is_full) = (self.request.limit.unwrap_or(u64::MAX), self.is_full());
         let make = |value: &[u8]| {
             let value = if with_value { value } else { &[] };
             head.into_key_value(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
         };
         match &mut self.kept {
+            Kept::AsFound { .. } if is_full => {}
             Kept::AsFound { kvs, is_full } => {
-                if *is_full || kvs.len() as u64 >= limit {
-                    return Ok(());
-                }
                 let kv = make(value);
                 let bytes = self.bytes + kv.len_bytes();
                 if bytes > self.room && !kvs.is_empty() {
@@ -231,6 +234,16 @@ impl<'a> Collector<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing more is kept, whatever comes.
+    fn is_full(&self) -> bool {
+        match &self.kept {
+            Kept::AsFound { kvs, is_full } => {
+                *is_full || self.request.limit.is_some_and(|limit| kvs.len() as u64 >= limit)
+            }
+            Kept::Ordered { .. } => false,
+        }
     }
 
     /// That was the last.
