@@ -157,6 +157,8 @@ impl Hub {
             // Before the look: who applies after it rings.
             live.bell().is_wanted.store(true, Ordering::SeqCst);
             if self.hand_out(&live) {
+                // A moment for more to gather: each time costs whoever applies a wake-up.
+                thread::sleep(GATHER);
                 continue;
             }
             drop(live);
@@ -355,5 +357,7 @@ const QUEUE_BYTES: usize = 256 << 10;
 const ALL_BYTES: usize = 64 << 20;
 /// About so many changes are handed out in one go, so that seats can be taken in between.
 const HAND_OUT_CHANGES: usize = 4096;
+/// What comes after something was handed out waits so long, to be handed out together.
+const GATHER: Duration = Duration::from_micros(500);
 /// How often the thread looks whether the store is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
