@@ -303,11 +303,16 @@ pub(crate) enum LeaseCommand {
         /// Which.
         id: NonZeroU64,
     },
-    /// Let a lease begin anew, once.
-    #[command(after_help = "Example:\n  raft lease keep-alive 7")]
+    /// Let a lease begin anew, again and again until Ctrl-C. In a shell, once.
+    #[command(
+        after_help = "Examples:\n  raft lease keep-alive 7\n  raft lease keep-alive 7 --once"
+    )]
     KeepAlive {
         /// Which.
         id: NonZeroU64,
+        /// Once, and no more.
+        #[arg(long)]
+        once: bool,
     },
     /// Show how long a lease has to live. Exit code 1 if there is none.
     #[command(after_help = "Example:\n  raft lease timetolive 7 --keys")]

@@ -278,15 +278,39 @@ fn leases_sessions_locks_and_offices() {
     assert_eq!(seen["lease"], elected["lease"]);
 
     // The same from commands.
-    let (endpoints, tls) = (cluster.endpoints(&[1]), cluster.tls_dir());
-    let words = ["lock", "job", "-o", "json", "--endpoints", &endpoints, "--tls-dir"];
-    let words = words.into_iter().chain([tls.to_str().unwrap()]).map(str::to_owned);
-    let locked = Background::start(&words.collect::<Vec<_>>());
+    let locked = started(&cluster, &["lock", "job"]);
     let held = until("the lock is held", || {
         locked.output().lines().next().map(|line| serde_json::from_str::<Value>(line).unwrap())
     });
     assert_eq!(held["key"], format!("job/{:016x}", held["lease"].as_u64().unwrap()));
     assert!(held["token"].as_u64().unwrap() > token);
+}
+
+/// A command that goes on until it is told to stop.
+fn started(cluster: &Cluster, words: &[&str]) -> Background {
+    let (endpoints, tls) = (cluster.endpoints(&[1]), cluster.tls_dir());
+    let where_to = ["-o", "json", "--endpoints", &endpoints, "--tls-dir", tls.to_str().unwrap()];
+    let words = words.iter().chain(&where_to).map(|word| (*word).to_owned());
+    Background::start(&words.collect::<Vec<_>>())
+}
+
+/// For longer than it would live by itself; and no longer.
+#[test]
+fn a_lease_is_kept_alive_until_ctrl_c() {
+    let cluster = lone();
+    let mut shell = cluster.shell();
+    done(&mut shell, "lease grant 1 --id 7");
+    let mut keeping = started(&cluster, &["lease", "keep-alive", "7"]);
+    until("it was kept alive ten times", || (keeping.output().lines().count() >= 10).then_some(()));
+    for line in keeping.output().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["id"], &line["ttl"]), (&json!(7), &json!(1)));
+    }
+    assert!(shell.ask("lease timetolive 7").is_done());
+    keeping.interrupt();
+    assert!(keeping.wait(), "{}", keeping.log());
+    until("it has ended", || (!shell.ask("lease timetolive 7").is_done()).then_some(()));
+    assert_eq!(cluster.raft(&["lease", "keep-alive", "7", "--once"]).code, Some(2));
 }
 
 /// Each is refused by what is wrong with it, changes nothing, and has the exit code of a senseless request.
@@ -317,6 +341,7 @@ fn what_makes_no_sense_is_refused_by_name() {
         (&["put", "nothing", "--ignore-value"], &["nothing"]),
         (&["lease", "revoke", "9"], &["lease 9"]),
         (&["lease", "keep-alive", "9"], &["lease 9"]),
+        (&["lease", "keep-alive", "9", "--once"], &["lease 9"]),
         (&["session", "keep-alive", "999"], &["session 999"]),
         (&["txn", &puts(129)], &["too many parts", "128"]),
         (&["txn", twice], &["\"k\" twice"]),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use raft_kv::recipes::{Lock, RecipeError, observe};
 use tokio::process::Command;
 
+use super::{on_session, stopped};
 use crate::args::{Global, Output};
 use crate::channel::StoreChannel;
 use crate::connect::{Session, client_failure};
@@ -96,19 +97,6 @@ fn wanted(
         )));
     }
     Ok(Wanted { name: name.clone(), value, ttl, wait })
-}
-
-fn on_session(
-    global: &Global,
-    work: impl AsyncFnOnce(&Session) -> Result<ExitCode, Failure>,
-) -> Result<ExitCode, Failure> {
-    let runtime = terminal::runtime(1)?;
-    runtime.block_on(async {
-        let session = Session::open(global)?;
-        let done = work(&session).await;
-        session.close().await;
-        done
-    })
 }
 
 async fn acquire(session: &Session, wanted: &Wanted) -> Result<Lock<StoreChannel>, Failure> {
@@ -205,12 +193,6 @@ async fn listen(session: &Session, name: &Bytes, form: Output) -> Result<ExitCod
 fn held(lock: &Lock<StoreChannel>) -> Reply {
     let (key, token) = (lock.key().clone(), lock.token().0);
     Reply::Held { key, token, lease: lock.tenure().lease() }
-}
-
-fn stopped(asked: std::io::Result<()>) -> Result<ExitCode, Failure> {
-    asked
-        .map(|()| ExitCode::SUCCESS)
-        .map_err(|error| Failure::failed(format!("signals cannot be received: {error}")))
 }
 
 fn recipe_failure(error: RecipeError) -> Failure {

@@ -29,6 +29,7 @@ pub(crate) use self::serve::TICK;
 use crate::args::{Cli, Command, Global, Request};
 use crate::connect::Session;
 use crate::failure::Failure;
+use crate::kv_args::LeaseCommand;
 use crate::output::Reply;
 use crate::terminal;
 use crate::tls_args::TlsCommand;
@@ -77,6 +78,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Watch(args) => watch::run(&global, &args),
         Command::Lock(args) => lock::run(&global, &args),
         Command::Elect(args) => lock::elect(&global, &args),
+        Command::Lease(LeaseCommand::KeepAlive { id, once: false }) => lease::keep(&global, id),
         Command::Lease(what) => once(&global, &Request::Lease(what)),
         Command::Session(what) => once(&global, &Request::Session(what)),
         Command::Compact(args) => once(&global, &Request::Compact(args)),
@@ -101,6 +103,27 @@ fn once(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
         reply
     })?;
     reply.print(global.output)
+}
+
+/// Works on a session for as long as it takes.
+fn on_session(
+    global: &Global,
+    work: impl AsyncFnOnce(&Session) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    let runtime = terminal::runtime(1)?;
+    runtime.block_on(async {
+        let session = Session::open(global)?;
+        let done = work(&session).await;
+        session.close().await;
+        done
+    })
+}
+
+/// How a command ends that goes on until it is asked to stop.
+fn stopped(asked: std::io::Result<()>) -> Result<ExitCode, Failure> {
+    asked
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|error| Failure::failed(format!("signals cannot be received: {error}")))
 }
 
 /// Makes one request, on a session that may make more.
