@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
+.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster bench-check profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ bench-cluster: build ## Measure three nodes beside three of etcd, on this machin
 	ROCKSDB_LIB_DIR="$$(dirname "$$(ls -t "$(CARGO_TARGET_DIR)"/release/build/librocksdb-sys-*/out/librocksdb.a | head -1)")" \
 		$(CARGO) build --release --locked --package raft-cli --features etcd
 	"$(CARGO_TARGET_DIR)/release/bench_cluster" --raft "$(WITH_ETCD)/release/raft" $(ARGS)
+
+bench-check: build ## Compare the crates' benchmarks with the last accepted run (ACCEPT=1 stores this one)
+	"$(CARGO_TARGET_DIR)/release/bench_check" $(if $(ACCEPT),--accept) $(ARGS)
 
 profile: build ## Show what each stage of a write costs, on the leader and on a follower
 	"$(CARGO_TARGET_DIR)/release/bench_cluster" --raft "$(CARGO_TARGET_DIR)/release/raft" --stages $(ARGS)
