@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster bench-check profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
+.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster bench-check bench-in-process bench-steady profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,8 +63,16 @@ bench-cluster: build ## Measure three nodes beside three of etcd, on this machin
 bench-check: build ## Compare the crates' benchmarks with the last accepted run (ACCEPT=1 stores this one)
 	"$(CARGO_TARGET_DIR)/release/bench_check" $(if $(ACCEPT),--accept) $(ARGS)
 
-profile: build ## Show what each stage of a write costs, on the leader and on a follower
-	"$(CARGO_TARGET_DIR)/release/bench_cluster" --raft "$(CARGO_TARGET_DIR)/release/raft" --stages $(ARGS)
+profile: build ## Show what each stage of a write costs, and draw flame graphs (FLAMES=DIRECTORY)
+	$(BENCH_OURS) --stages --flames "$(or $(FLAMES),$(CARGO_TARGET_DIR)/flames)" $(ARGS)
+
+bench-steady: build ## Ten minutes at full load, in which nobody may hold an election (SECONDS=600)
+	$(BENCH_OURS) --steady $(or $(SECONDS),600) $(ARGS)
+
+bench-in-process: setup ## Measure three nodes in one process, without a client network (ARGS="--rounds 3")
+	$(CARGO) bench --workspace --bench in_process -- $(ARGS)
+
+BENCH_OURS = "$(CARGO_TARGET_DIR)/release/bench_cluster" --raft "$(CARGO_TARGET_DIR)/release/raft"
 
 power-cuts: build ## Cut the power 200 times under a log on a real file system (Linux, root)
 	command -v xfs_io >/dev/null || apt-get install --yes --no-install-recommends xfsprogs

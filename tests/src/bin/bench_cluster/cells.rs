@@ -176,9 +176,7 @@ pub(crate) fn restart(mut system: System, keys: u64) -> Result<Restart, String> 
     load(&system, &["get", "--keys", &keys, "--duration", "100ms"])?;
     let resident_mib = resident_mib(&system.processes());
     system.kill_all();
-    for node in 0..3 {
-        system.launch(node)?;
-    }
+    system.launch_all()?;
     let first_write_s = system.await_write(Duration::from_secs(120))?.as_secs_f64();
     system.compare()?;
     eprintln!(

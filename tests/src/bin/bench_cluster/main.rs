@@ -7,8 +7,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command")]
 
 mod cells;
+mod flames;
 mod report;
 mod stages;
+mod steady;
 mod system;
 mod usage;
 
@@ -46,6 +48,13 @@ struct Cli {
     /// Show where the processor time of our writes goes, and measure nothing else.
     #[arg(long)]
     stages: bool,
+    /// Beside that, draw flame graphs of the leader and of a follower into this directory.
+    #[arg(long, requires = "stages", value_name = "DIR")]
+    flames: Option<PathBuf>,
+    /// Put the load of 256 clients on our cluster for so many seconds, and fail if a node holds an
+    /// election meanwhile. Measure nothing else.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "stages")]
+    steady: Option<u32>,
     /// Where the table, the figures and the picture go.
     #[arg(long, default_value = "docs/performance")]
     out: PathBuf,
@@ -70,12 +79,35 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), String> {
     let data = cli.data.clone().unwrap_or_else(std::env::temp_dir);
     if cli.stages {
-        for clients in [1, 16, 64, 256, 1000] {
-            let system = System::start(Kind::Raft, &cli.raft, &data)?;
-            println!("{}", stages::table(&system, clients, cli.seconds)?);
-        }
+        return profile(cli, &data);
+    }
+    if let Some(seconds) = cli.steady {
+        println!("{}", steady::run(&cli.raft, &data, seconds)?);
         return Ok(());
     }
+    compare(cli, &data)
+}
+
+/// Where the processor time of our writes goes.
+fn profile(cli: &Cli, data: &Path) -> Result<(), String> {
+    for clients in [1, 16, 64, 256, 1000] {
+        let system = System::start(Kind::Raft, &cli.raft, data)?;
+        println!("{}", stages::table(&system, clients, cli.seconds)?);
+    }
+    let Some(out) = &cli.flames else { return Ok(()) };
+    if let Err(missing) = flames::possible() {
+        eprintln!("{missing}");
+        return Ok(());
+    }
+    let system = System::start(Kind::Raft, &cli.raft, data)?;
+    for picture in flames::draw(&system, 256, cli.seconds, out)? {
+        println!("{}", picture.display());
+    }
+    system.compare()
+}
+
+/// Our cluster beside one of etcd.
+fn compare(cli: &Cli, data: &Path) -> Result<(), String> {
     let mut kinds = vec![Kind::Raft];
     if !cli.alone {
         match system::etcd_version() {
@@ -95,7 +127,7 @@ fn run(cli: &Cli) -> Result<(), String> {
     for round in 0..rounds {
         for kind in in_turn(&kinds, round) {
             eprintln!("round {} of {}: {}", round + 1, cli.rounds, kind.name());
-            let system = System::start(kind, &cli.raft, &data)?;
+            let system = System::start(kind, &cli.raft, data)?;
             for cell in &cells {
                 let figures = cell.measure(&system, cli.seconds)?;
                 eprintln!("  {:<22} {}", cell.name, figures.line());
@@ -105,10 +137,10 @@ fn run(cli: &Cli) -> Result<(), String> {
     }
     for kind in kinds {
         for loss in Loss::ALL.into_iter().filter(|loss| cli.chooses(loss.name())) {
-            report.add_outages(kind, loss, outages(kind, loss, cli, &data)?);
+            report.add_outages(kind, loss, outages(kind, loss, cli, data)?);
         }
         if cli.chooses(cells::RESTART) {
-            let system = System::start(kind, &cli.raft, &data)?;
+            let system = System::start(kind, &cli.raft, data)?;
             report.add_restart(kind, cells::restart(system, cli.keys)?);
         }
     }

@@ -1,4 +1,4 @@
-//! A cluster of three processes, ours or etcd's.
+//! A cluster of processes, ours or etcd's.
 
 use std::fs::File;
 use std::net::{TcpListener, UdpSocket};
@@ -17,9 +17,23 @@ pub(crate) enum Kind {
     Etcd,
 }
 
-/// Three nodes. Killed when dropped.
+/// How many nodes there are, and what those of ours are told beyond what is needed.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) nodes: usize,
+    pub(crate) extra: &'static [&'static str],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { nodes: 3, extra: &[] }
+    }
+}
+
+/// Its nodes are killed when it is dropped.
 pub(crate) struct System {
     pub(crate) kind: Kind,
+    setup: Setup,
     /// The binary: nodes of ours, and what makes the load on both.
     raft: PathBuf,
     dir: TempDir,
@@ -40,23 +54,35 @@ impl Kind {
 impl System {
     /// Starts three nodes without data and waits until a write succeeds.
     pub(crate) fn start(kind: Kind, raft: &Path, data: &Path) -> Result<Self, String> {
+        Self::with(kind, Setup::default(), raft, data)
+    }
+
+    /// The same with as many nodes as are wanted.
+    pub(crate) fn with(kind: Kind, setup: Setup, raft: &Path, data: &Path) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("bench-cluster-").tempdir_in(data);
         let dir = dir.map_err(|error| format!("cannot use {}: {error}", data.display()))?;
-        let ports = free_ports()?;
+        // One more than there are nodes, for one that joins.
+        let ports = free_ports(setup.nodes + 1)?;
         let raft = raft.canonicalize();
         let raft = raft.map_err(|error| format!("--raft: {error}; use `make bench-cluster`"))?;
-        let mut system = Self { kind, raft, dir, ports, nodes: (0..NODES).map(|_| None).collect() };
+        let nodes = (0..setup.nodes).map(|_| None).collect();
+        let mut system = Self { kind, setup, raft, dir, ports, nodes };
         if kind == Kind::Raft {
             let tls = system.tls();
-            done(Command::new(&system.raft).args(["tls", "init", "--dir"]).arg(tls))?;
+            let count = system.ports.len().to_string();
+            let words = ["tls", "init", "--nodes", &count, "--dir"];
+            done(Command::new(&system.raft).args(words).arg(tls))?;
         }
-        for node in 0..NODES {
-            system.launch(node)?;
-        }
+        system.launch_all()?;
         system.await_write(Duration::from_secs(30))?;
         // Leaders are elected, files made and certificates read: that is not measured here.
         thread::sleep(Duration::from_secs(1));
         Ok(system)
+    }
+
+    /// Starts all nodes, none of which is running.
+    pub(crate) fn launch_all(&mut self) -> Result<(), String> {
+        (0..self.nodes.len()).try_for_each(|node| self.launch(node))
     }
 
     /// Starts a node that is not running.
@@ -67,7 +93,12 @@ impl System {
                 let mut command = Command::new(&self.raft);
                 command.args(["serve", "--node-id", &(node + 1).to_string(), "--data-dir"]);
                 command.arg(data).args(["--listen", &self.address(node), "--tls-dir"]);
-                command.arg(self.tls()).args(["--bootstrap", &self.founders("", |own, _| own)]);
+                command.arg(self.tls()).args(self.setup.extra);
+                if node < self.setup.nodes {
+                    command.args(["--bootstrap", &self.founders("", |own, _| own)]);
+                } else {
+                    command.args(["--join", &self.address(0)]);
+                }
                 command
             }
             Kind::Etcd => {
@@ -126,7 +157,7 @@ impl System {
         for child in self.nodes.iter_mut().flatten() {
             let _ = child.kill();
         }
-        for node in 0..NODES {
+        for node in 0..self.nodes.len() {
             self.kill(node);
         }
     }
@@ -154,11 +185,24 @@ impl System {
         }
     }
 
+    /// The term of a cluster of ours, as its leader says.
+    pub(crate) fn term(&self) -> Result<u64, String> {
+        self.leader()?;
+        let rows = self.status().ok_or("raft status does not answer")?;
+        let terms = rows.as_array().into_iter().flatten().filter_map(|row| row["term"].as_u64());
+        terms.max().ok_or_else(|| "raft status tells no term".to_owned())
+    }
+
+    /// What `raft status` says of the nodes of ours.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let found = self.client(&["status", "-o", "json"]).output().ok()?;
+        serde_json::from_slice(&found.stdout).ok()
+    }
+
     fn look_for_leader(&self) -> Option<usize> {
         match self.kind {
             Kind::Raft => {
-                let found = self.client(&["status", "-o", "json"]).output().ok()?;
-                let rows: Value = serde_json::from_slice(&found.stdout).ok()?;
+                let rows = self.status()?;
                 let row = rows.as_array()?.iter().find(|row| row["role"] == "leader")?;
                 usize::try_from(row["node_id"].as_u64()?).ok()?.checked_sub(1)
             }
@@ -170,7 +214,7 @@ impl System {
                     |row: &&Value| row["Status"]["leader"] == row["Status"]["header"]["member_id"];
                 let row = rows.as_array()?.iter().find(leads)?;
                 let endpoint = row["Endpoint"].as_str()?.to_owned();
-                (0..NODES).find(|node| endpoint.contains(&self.address(*node)))
+                (0..self.setup.nodes).find(|node| endpoint.contains(&self.address(*node)))
             }
         }
     }
@@ -217,7 +261,7 @@ impl System {
         command
     }
 
-    fn client(&self, words: &[&str]) -> Command {
+    pub(crate) fn client(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.raft);
         command.args(words).args(["--endpoints", &self.endpoints(), "--tls-dir"]).arg(self.tls());
         command
@@ -230,7 +274,7 @@ impl System {
     }
 
     fn endpoints(&self) -> String {
-        (0..NODES).map(|node| self.address(node)).collect::<Vec<_>>().join(",")
+        (0..self.setup.nodes).map(|node| self.address(node)).collect::<Vec<_>>().join(",")
     }
 
     fn address(&self, node: usize) -> String {
@@ -243,7 +287,7 @@ impl System {
             let peer = format!("127.0.0.1:{}", self.ports[node].1);
             format!("{prefix}{}={}", node + 1, address(self.address(node), peer))
         };
-        (0..NODES).map(one).collect::<Vec<_>>().join(",")
+        (0..self.setup.nodes).map(one).collect::<Vec<_>>().join(",")
     }
 
     fn tls(&self) -> PathBuf {
@@ -274,11 +318,11 @@ pub(crate) fn done(command: &mut Command) -> Result<Output, String> {
 }
 
 /// All are held until all are found, so that they differ.
-fn free_ports() -> Result<Vec<(u16, u16)>, String> {
+fn free_ports(nodes: usize) -> Result<Vec<(u16, u16)>, String> {
     let none = |error| format!("no free port: {error}");
     let mut held = Vec::new();
     let mut ports = Vec::new();
-    for _ in 0..NODES {
+    for _ in 0..nodes {
         let client = TcpListener::bind("127.0.0.1:0").map_err(none)?;
         let peer = TcpListener::bind("127.0.0.1:0").map_err(none)?;
         let port = |listener: &TcpListener| listener.local_addr().map(|at| at.port()).map_err(none);
@@ -288,5 +332,3 @@ fn free_ports() -> Result<Vec<(u16, u16)>, String> {
     }
     Ok(ports)
 }
-
-const NODES: usize = 3;
