@@ -14,7 +14,7 @@ PROFILE := --release --workspace
 # compiled with them.
 MUTANTS_FLAGS := -C target-cpu=x86-64-v2 --cfg raft_mutants
 
-.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster bench-check bench-in-process bench-steady profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
+.PHONY: help demo build test check bench-core bench-log bench-kv bench-net bench-cluster bench-check bench-growth bench-in-process bench-steady profile power-cuts fmt clippy doc core setup simulate replay shrink mutants fuzz fuzz-kv fuzz-led
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,9 @@ bench-check: build ## Compare the crates' benchmarks with the last accepted run 
 
 profile: build ## Show what each stage of a write costs, and draw flame graphs (FLAMES=DIRECTORY)
 	$(BENCH_OURS) --stages --flames "$(or $(FLAMES),$(CARGO_TARGET_DIR)/flames)" $(ARGS)
+
+bench-growth: build ## Measure our cluster as keys, values, nodes and connections grow (ARGS="--rounds 3")
+	$(BENCH_OURS) --growth $(ARGS)
 
 bench-steady: build ## Ten minutes at full load, in which nobody may hold an election (SECONDS=600)
 	$(BENCH_OURS) --steady $(or $(SECONDS),600) $(ARGS)

@@ -75,26 +75,32 @@ impl Cell {
         }
         // What the cell before has left to do is not this one's.
         thread::sleep(SETTLE);
-        let nodes = system.processes();
-        let before = Usage::of(&nodes, system.dir());
-        let duration = format!("{seconds}s");
-        let words = [self.words, &["--duration", &duration]].concat();
-        let found = load(system, &words)?;
-        let used = Usage::of(&nodes, system.dir()) - before;
+        let figures = measure(system, self.words, seconds)?;
         system.compare()?;
-        let number = |field: &str| found[field].as_f64().unwrap_or(f64::NAN);
-        let ops = number("ops");
-        Ok(Figures {
-            ops_per_s: number("ops_per_s"),
-            p50_us: number("p50_us"),
-            p99_us: number("p99_us"),
-            p999_us: number("p999_us"),
-            cpu_us: used.cpu_s * 1e6 / ops,
-            written_bytes: used.written_bytes / ops,
-            switches: used.switches / ops,
-            errors: number("errors"),
-        })
+        Ok(figures)
     }
+}
+
+/// Puts a load on a cluster and tells what it took. What the nodes hold is not compared.
+pub(crate) fn measure(system: &System, words: &[&str], seconds: u32) -> Result<Figures, String> {
+    let nodes = system.processes();
+    let before = Usage::of(&nodes, system.dir());
+    let duration = format!("{seconds}s");
+    let words = [words, &["--duration", &duration]].concat();
+    let found = load(system, &words)?;
+    let used = Usage::of(&nodes, system.dir()) - before;
+    let number = |field: &str| found[field].as_f64().unwrap_or(f64::NAN);
+    let ops = number("ops");
+    Ok(Figures {
+        ops_per_s: number("ops_per_s"),
+        p50_us: number("p50_us"),
+        p99_us: number("p99_us"),
+        p999_us: number("p999_us"),
+        cpu_us: used.cpu_s * 1e6 / ops,
+        written_bytes: used.written_bytes / ops,
+        switches: used.switches / ops,
+        errors: number("errors"),
+    })
 }
 
 impl Figures {
@@ -190,4 +196,4 @@ pub(crate) fn restart(mut system: System, keys: u64) -> Result<Restart, String> 
 /// What [`restart`] is called.
 pub(crate) const RESTART: &str = "all killed";
 
-const SETTLE: Duration = Duration::from_secs(1);
+pub(crate) const SETTLE: Duration = Duration::from_secs(1);

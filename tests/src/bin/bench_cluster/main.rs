@@ -8,7 +8,9 @@
 
 mod cells;
 mod flames;
+mod growth;
 mod report;
+mod spread;
 mod stages;
 mod steady;
 mod system;
@@ -55,6 +57,16 @@ struct Cli {
     /// election meanwhile. Measure nothing else.
     #[arg(long, value_name = "SECONDS", conflicts_with = "stages")]
     steady: Option<u32>,
+    /// Measure our own cluster as work grows, and nothing else. A --rounds of 3 takes about a quarter
+    /// of an hour.
+    #[arg(long, conflicts_with_all = ["stages", "steady"])]
+    growth: bool,
+    /// With how many keys --growth ends. 10,000,000 takes some minutes more a round.
+    #[arg(long, default_value_t = 1_000_000)]
+    most_keys: u64,
+    /// With how many connections --growth ends.
+    #[arg(long, default_value_t = 1000)]
+    most_connections: u32,
     /// Where the table, the figures and the picture go.
     #[arg(long, default_value = "docs/performance")]
     out: PathBuf,
@@ -84,6 +96,9 @@ fn run(cli: &Cli) -> Result<(), String> {
     if let Some(seconds) = cli.steady {
         println!("{}", steady::run(&cli.raft, &data, seconds)?);
         return Ok(());
+    }
+    if cli.growth {
+        return growth::run(&cli.plan(&data), &cli.out);
     }
     compare(cli, &data)
 }
@@ -154,6 +169,19 @@ fn compare(cli: &Cli, data: &Path) -> Result<(), String> {
 }
 
 impl Cli {
+    /// What --growth measures.
+    fn plan<'a>(&'a self, data: &'a Path) -> growth::Plan<'a> {
+        growth::Plan {
+            raft: &self.raft,
+            data,
+            rounds: self.rounds,
+            seconds: self.seconds,
+            only: self.only.as_deref(),
+            most_keys: self.most_keys,
+            most_connections: self.most_connections,
+        }
+    }
+
     fn chooses(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|prefix| name.starts_with(prefix))
     }

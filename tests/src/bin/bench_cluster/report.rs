@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use crate::cells::{CELLS, Figures, Loss, RESTART, Restart};
+use crate::spread::Spread;
 use crate::system::Kind;
 
 /// All that was measured.
@@ -36,14 +37,6 @@ const COLUMNS: [Column; 7] = [
     Column { name: "written_bytes", title: "written (B)", of: |cell| cell.written_bytes },
     Column { name: "switches", title: "switches", of: |cell| cell.switches },
 ];
-
-/// The middle, the least and the most.
-#[derive(Clone, Copy, Debug)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
 
 impl Report {
     pub(crate) fn new(seconds: u32, rounds: usize, keys: u64) -> Self {
@@ -213,21 +206,6 @@ impl Report {
         }
         svg.push_str("</svg>\n");
         svg
-    }
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<_> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let median = *values.get(values.len() / 2)?;
-        Some(Self { median, least: *values.first()?, most: *values.last()? })
-    }
-
-    fn shown(self) -> String {
-        let digits = usize::from(self.most < 100.0);
-        let Self { median, least, most } = self;
-        format!("{median:.digits$} ({least:.digits$} to {most:.digits$})")
     }
 }
 

@@ -8,7 +8,8 @@ use crate::system::{Kind, Setup, System};
 /// Puts the load of 256 clients on three nodes of ours. Fails if the term changes meanwhile, if a
 /// write fails, or if the nodes differ afterwards.
 pub(crate) fn run(raft: &Path, data: &Path, seconds: u32) -> Result<String, String> {
-    let system = System::with(Kind::Raft, Setup { extra: &EXTRA, ..Setup::default() }, raft, data)?;
+    let setup = Setup { extra: EXTRA.map(str::to_owned).into(), ..Setup::default() };
+    let system = System::with(Kind::Raft, setup, raft, data)?;
     let before = system.term()?;
     let duration = format!("{seconds}s");
     let found = load(&system, &["put", "--clients", "256", "--duration", &duration])?;

@@ -21,12 +21,12 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) nodes: usize,
-    pub(crate) extra: &'static [&'static str],
+    pub(crate) extra: Vec<String>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { nodes: 3, extra: &[] }
+        Self { nodes: 3, extra: Vec::new() }
     }
 }
 
@@ -87,13 +87,13 @@ impl System {
 
     /// Starts a node that is not running.
     pub(crate) fn launch(&mut self, node: usize) -> Result<(), String> {
-        let data = self.dir.path().join(format!("node-{node}"));
+        let data = self.data_of(node);
         let mut command = match self.kind {
             Kind::Raft => {
                 let mut command = Command::new(&self.raft);
                 command.args(["serve", "--node-id", &(node + 1).to_string(), "--data-dir"]);
                 command.arg(data).args(["--listen", &self.address(node), "--tls-dir"]);
-                command.arg(self.tls()).args(self.setup.extra);
+                command.arg(self.tls()).args(&self.setup.extra);
                 if node < self.setup.nodes {
                     command.args(["--bootstrap", &self.founders("", |own, _| own)]);
                 } else {
@@ -126,6 +126,14 @@ impl System {
         let child = child.map_err(|error| format!("cannot start {}: {error}", self.kind.name()))?;
         self.nodes[node] = Some(child);
         Ok(())
+    }
+
+    /// Starts one more node, which asks to be taken in. Gives which it is.
+    pub(crate) fn join(&mut self) -> Result<usize, String> {
+        let node = self.nodes.len();
+        self.nodes.push(None);
+        self.launch(node)?;
+        Ok(node)
     }
 
     /// Ends a node with SIGKILL.
@@ -165,6 +173,11 @@ impl System {
     /// Where the data is.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Where the data of a node is.
+    pub(crate) fn data_of(&self, node: usize) -> PathBuf {
+        self.dir.path().join(format!("node-{node}"))
     }
 
     pub(crate) fn processes(&self) -> Vec<u32> {
