@@ -40,6 +40,8 @@ pub(crate) struct ConfigFile {
     pub(crate) heartbeat_interval: Option<Duration>,
     #[serde(alias = "snapshot_rate")]
     pub(crate) snapshot_rate: Option<NonZeroU32>,
+    #[serde(alias = "client_connections")]
+    pub(crate) client_connections: Option<NonZeroU32>,
     #[serde(deserialize_with = "size")]
     pub(crate) quota: Option<u64>,
     #[serde(alias = "quota_warning", deserialize_with = "size")]
@@ -100,7 +102,7 @@ mod tests {
     #[test]
     fn takes_the_names_of_the_flags() {
         let text = "node-id = 2\ndata_dir = \"d\"\nlisten = \"127.0.0.1:7102\"\n\
-                    election-timeout = \"300ms\"\nsnapshot-rate = 20\nbootstrap = \"1=a:1,2=b:2\"\n\
+                    election-timeout = \"300ms\"\nsnapshot-rate = 20\nclient-connections = 9000\nbootstrap = \"1=a:1,2=b:2\"\n\
                     quota = \"8GiB\"\nretain-age = \"7days\"\ncompare-every = \"never\"\n";
         let file = ConfigFile::parse(text).unwrap();
         assert_eq!(file.node_id, NodeId::new(2));
@@ -108,6 +110,7 @@ mod tests {
         assert_eq!(file.listen, Some("127.0.0.1:7102".parse().unwrap()));
         assert_eq!(file.election_timeout, Some(Duration::from_millis(300)));
         assert_eq!(file.snapshot_rate, NonZeroU32::new(20));
+        assert_eq!(file.client_connections, NonZeroU32::new(9000));
         assert_eq!(file.quota, Some(8 << 30));
         assert_eq!(file.retain_age, Some(Duration::from_secs(7 * 86_400)));
         assert_eq!(file.compare_every, Some(Times::Never));

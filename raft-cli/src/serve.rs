@@ -50,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) lease_drift: Option<u32>,
     /// In MiB a second.
     pub(crate) snapshot_rate: Option<NonZeroU32>,
+    /// As many may come from one address.
+    pub(crate) client_connections: Option<NonZeroU32>,
     pub(crate) space: SpaceSettings,
     pub(crate) upkeep: Upkeep,
     pub(crate) join_timeout: Duration,
@@ -128,6 +130,18 @@ impl Settings {
         }
     }
 
+    fn limits(&self) -> Limits {
+        let mut limits = Limits {
+            snapshot_send_rate: self.snapshot_rate.map(|mib| u64::from(mib.get()) << 20),
+            ..Limits::default()
+        };
+        if let Some(count) = self.client_connections.and_then(|count| count.get().try_into().ok()) {
+            limits.client_connections = count;
+            limits.client_connections_per_address = count;
+        }
+        limits
+    }
+
     /// A client's certificate will do to ask with; the node's own, if there is no other.
     fn joining(&self, others: &[String]) -> Result<join::Joining, Failure> {
         let client = client_tls(&self.tls_dir);
@@ -160,10 +174,9 @@ fn assemble(settings: &Settings, runtime: &Runtime) -> Result<Running, Failure> 
     let mut dir = DataDir::open(&settings.data_dir).map_err(faults::of_directory)?;
     let begin = begin(settings, &dir, &authority, runtime)?;
     let door = Arc::new(Door::new(settings.node));
-    let snapshot_send_rate = settings.snapshot_rate.map(|mib| u64::from(mib.get()) << 20);
     let config = QuicConfig {
         idle_timeout: settings.election_timeout,
-        limits: Limits { snapshot_send_rate, ..Limits::default() },
+        limits: settings.limits(),
         ..QuicConfig::new(settings.listen, begin.identity, tls, dir.path().join("incoming"))
     };
     let transport = QuicTransport::bind(runtime.handle().clone(), config, Arc::clone(&door) as _)

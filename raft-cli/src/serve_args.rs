@@ -57,6 +57,10 @@ pub(crate) struct ServeArgs {
     /// By default what is left; messages and clients come first in any case.
     #[arg(long, value_name = "MIB")]
     pub(crate) snapshot_rate: Option<NonZeroU32>,
+    /// How many connections of clients there may be at a time, all from one address if need be [default:
+    /// 4096, of which 1024 from one address].
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) client_connections: Option<NonZeroU32>,
     /// How much keys and values may take here with their history, for example `8GiB`: beyond, puts are refused,
     /// deletes are not. By default there is no limit but the disk.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]

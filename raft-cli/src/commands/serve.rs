@@ -48,6 +48,7 @@ fn settings(args: ServeArgs, file: ConfigFile, global: &Global) -> Result<Settin
             .or(file.heartbeat_interval)
             .unwrap_or(HEARTBEAT_INTERVAL),
         snapshot_rate: args.snapshot_rate.or(file.snapshot_rate),
+        client_connections: args.client_connections.or(file.client_connections),
         lease_drift: args.lease_drift.or(file.lease_drift),
         space: SpaceSettings {
             quota: args.quota.or(file.quota),

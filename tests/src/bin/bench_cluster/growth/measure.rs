@@ -49,13 +49,15 @@ pub(super) fn measure(point: &Point, plan: &Plan<'_>) -> Result<Grown, String> {
     Ok(Grown { figures, resident_mib })
 }
 
-/// What nodes are told. A snapshot is slowed down, so that it is under way until the load has ended.
+/// What nodes are told. They let as many connections in as there are and a few more, and slow a
+/// snapshot down, so that it is under way until the load has ended.
 fn extra(point: &Point, seconds: u32) -> Vec<String> {
-    if point.meanwhile != Meanwhile::Snapshot {
-        return Vec::new();
+    let mut words = vec!["--client-connections".to_owned(), (point.connections + 100).to_string()];
+    if point.meanwhile == Meanwhile::Snapshot {
+        let rate = (SNAPSHOT_MIB / (seconds + SNAPSHOT_SPARE_S)).max(1);
+        words.extend(["--snapshot-rate".to_owned(), rate.to_string()]);
     }
-    let rate = (SNAPSHOT_MIB / (seconds + SNAPSHOT_SPARE_S)).max(1);
-    vec!["--snapshot-rate".to_owned(), rate.to_string()]
+    words
 }
 
 fn without_a_follower(
