@@ -83,27 +83,50 @@ impl Cell {
 
 /// Puts a load on a cluster and tells what it took. What the nodes hold is not compared.
 pub(crate) fn measure(system: &System, words: &[&str], seconds: u32) -> Result<Figures, String> {
+    let (found, used) = run(system, words, &format!("{seconds}s"))?;
+    Ok(Figures::of(&found, used, number(&found, "ops")))
+}
+
+/// The same, less what connecting takes: where there are many connections, that is most of it.
+pub(crate) fn measure_connected(
+    system: &System,
+    words: &[&str],
+    seconds: u32,
+) -> Result<Figures, String> {
+    let (little, connecting) = run(system, words, "100ms")?;
+    let (found, used) = run(system, words, &format!("{seconds}s"))?;
+    let ops = number(&found, "ops") - number(&little, "ops");
+    Ok(Figures::of(&found, used - connecting, ops))
+}
+
+/// Runs a load. Gives what it tells, and what it took.
+fn run(system: &System, words: &[&str], duration: &str) -> Result<(Value, Usage), String> {
     let nodes = system.processes();
     let before = Usage::of(&nodes, system.dir());
-    let duration = format!("{seconds}s");
-    let words = [words, &["--duration", &duration]].concat();
-    let found = load(system, &words)?;
-    let used = Usage::of(&nodes, system.dir()) - before;
-    let number = |field: &str| found[field].as_f64().unwrap_or(f64::NAN);
-    let ops = number("ops");
-    Ok(Figures {
-        ops_per_s: number("ops_per_s"),
-        p50_us: number("p50_us"),
-        p99_us: number("p99_us"),
-        p999_us: number("p999_us"),
-        cpu_us: used.cpu_s * 1e6 / ops,
-        written_bytes: used.written_bytes / ops,
-        switches: used.switches / ops,
-        errors: number("errors"),
-    })
+    let found = load(system, &[words, &["--duration", duration]].concat())?;
+    Ok((found, Usage::of(&nodes, system.dir()) - before))
+}
+
+fn number(found: &Value, field: &str) -> f64 {
+    found[field].as_f64().unwrap_or(f64::NAN)
 }
 
 impl Figures {
+    /// What a load tells, with what was used for so many operations.
+    fn of(found: &Value, used: Usage, ops: f64) -> Self {
+        let number = |field| number(found, field);
+        Self {
+            ops_per_s: number("ops_per_s"),
+            p50_us: number("p50_us"),
+            p99_us: number("p99_us"),
+            p999_us: number("p999_us"),
+            cpu_us: used.cpu_s * 1e6 / ops,
+            written_bytes: used.written_bytes / ops,
+            switches: used.switches / ops,
+            errors: number("errors"),
+        }
+    }
+
     pub(crate) fn line(&self) -> String {
         format!(
             "{:>9.0}/s  p50 {:>7.0} us  p99 {:>8.0} us  {:>7.1} us CPU, {:>6.0} B, {:>5.1} switches \

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Plan;
-use super::points::{Meanwhile, Point};
+use super::points::{Curve, Meanwhile, Point};
 use crate::cells::{self, Figures, SETTLE, load};
 use crate::system::{Kind, Setup, System, done};
 use crate::usage::resident_mib;
@@ -35,7 +35,12 @@ pub(super) fn measure(point: &Point, plan: &Plan<'_>) -> Result<Grown, String> {
     let figures = match point.meanwhile {
         Meanwhile::Nothing => {
             thread::sleep(SETTLE);
-            cells::measure(&system, &words, plan.seconds)?
+            match point.curve {
+                Curve::Connections => cells::measure_connected(&system, &words, plan.seconds)?,
+                Curve::Keys | Curve::Values | Curve::Nodes | Curve::Meanwhile => {
+                    cells::measure(&system, &words, plan.seconds)?
+                }
+            }
         }
         Meanwhile::FollowerDown => without_a_follower(&mut system, &words, plan.seconds)?,
         Meanwhile::Snapshot => beside_a_snapshot(&mut system, &words, plan.seconds)?,
