@@ -96,15 +96,34 @@ pub(crate) async fn fill(plan: &Plan, connections: &[Arc<Connection>]) -> Result
     Ok(())
 }
 
+/// Does one operation on each connection, on some at the same time: a thousand take a while.
+async fn warm_up(plan: &Plan, connections: &[Arc<Connection>]) -> Result<(), Failure> {
+    let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
+    for connection in connections {
+        if tasks.len() == WARMED_AT_ONCE
+            && let Some(done) = tasks.join_next().await
+        {
+            joined(done)??;
+        }
+        let (plan, connection) = (plan.clone(), Arc::clone(connection));
+        tasks.spawn(async move {
+            let mut sample = Sample::default();
+            operate(&plan, &connection, &mut StdRng::from_os_rng(), &mut sample).await
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        joined(done)??;
+    }
+    Ok(())
+}
+
 /// Runs the load. One operation on each connection goes before it, so that what is measured does
 /// not connect or open sessions. Gives a sample of what was acknowledged, too.
 pub(crate) async fn run(
     plan: &Plan,
     connections: &[Arc<Connection>],
 ) -> Result<(Measured, Sample), Failure> {
-    for connection in connections {
-        operate(plan, connection, &mut StdRng::from_os_rng(), &mut Sample::default()).await?;
-    }
+    warm_up(plan, connections).await?;
     let (shared, own) = connections.split_at(plan.connections);
     let mut watchers = Vec::new();
     if plan.workload == Workload::Watch {
@@ -338,6 +357,9 @@ pub(super) const AFTER_FAILURE: Duration = Duration::from_millis(10);
 const FILL_KEYS: usize = 100;
 const FILL_BYTES: usize = 512 << 10;
 const FILL_AT_ONCE: usize = 16;
+
+/// Handshakes are work for the nodes, which refuse too many at a time.
+const WARMED_AT_ONCE: usize = 32;
 
 #[cfg(test)]
 mod tests {
