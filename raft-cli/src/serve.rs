@@ -108,10 +108,14 @@ pub(crate) fn run(settings: Settings, log: &LogGate) -> Result<ExitCode, Failure
     output::print_line(&format!("ready node={} listen={}", settings.node, running.listen))?;
     let cause = wait(&runtime, &handle, settings.election_timeout);
     // The others are told that we are gone; one that is gone itself must not hold us up.
+    let Running { closed, service, .. } = running;
     runtime.block_on(async {
-        let _ = tokio::time::timeout(FAREWELL, running.closed).await;
+        let _ = tokio::time::timeout(FAREWELL, closed).await;
     });
-    runtime.shutdown_background();
+    // Whoever reads the store keeps it open. It has to be closed before the process begins to end: that takes away
+    // what RocksDB needs to close.
+    drop(service);
+    runtime.shutdown_timeout(FAREWELL);
     if matches!(cause, StopCause::Asked) {
         return Ok(ExitCode::SUCCESS);
     }
