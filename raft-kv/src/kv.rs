@@ -19,6 +19,7 @@ use crate::record::State;
 use crate::snapshot;
 use crate::store::Store;
 use crate::timed::Timed;
+use crate::writer::Writer;
 
 /// The replicated key-value store of one node, on disk.
 ///
@@ -39,6 +40,7 @@ pub struct Kv {
     next_snapshot: AtomicU64,
     /// The last entry that the flush covers which was begun last, until somebody was told that it is done.
     flushing: Option<Index>,
+    writer: Writer,
 }
 
 impl Kv {
@@ -64,16 +66,19 @@ impl Kv {
         let (state, membership) = (store.state()?, store.membership()?);
         let timed = Timed::load(&store)?;
         tracing::debug!(dir = %dir.display(), applied = %state.last, "opened the key-value store");
+        let live = Arc::new(Live::new(store, state));
+        let writer = Writer::start(&live)?;
         Ok(Self {
             config,
             home,
             number,
-            live: Arc::new(Live::new(store, state)),
+            live,
             state,
             timed,
             membership,
             next_snapshot: AtomicU64::new(1),
             flushing: None,
+            writer,
         })
     }
 
@@ -103,12 +108,16 @@ impl Kv {
                     break;
                 }
             }
-            let done = applier.write().map_err(KvError::fatal("writing what was applied"))?;
+            let done = applier.finish().map_err(KvError::fatal("writing what was applied"))?;
             self.state = done.state;
             if done.membership.is_some() {
                 self.membership = done.membership;
             }
             self.live.advance(self.state);
+            self.writer.wake(done.waiting);
+            if done.waiting >= MOST_WAITING {
+                store.write_applied().map_err(KvError::fatal("writing what was applied"))?;
+            }
         }
         Ok(())
     }
@@ -182,6 +191,9 @@ impl Drop for Kv {
 
 /// The number of the first database in a directory.
 const FIRST_STORE: u64 = 1;
+
+/// When so many bytes wait to be written, the state machine waits as well.
+const MOST_WAITING: usize = 8 << 20;
 
 /// How many changes are purged with each write batch at least, while there are any to purge.
 const PURGE_CHANGES: usize = 1024;

@@ -43,8 +43,10 @@ mod store;
 mod timed;
 mod turns;
 mod txn;
+mod unwritten;
 mod version;
 mod watch;
+mod writer;
 
 pub use alarm::Alarm;
 pub use command::{

@@ -93,10 +93,12 @@ impl KvReader {
         }))
     }
 
-    /// One key and a state that it is of. Mostly without a frozen view, which costs more than the read itself.
+    /// One key and a state that it is of, without a frozen view, which costs more than the read itself.
     fn cached(&self, key: &Bytes) -> Result<Option<(State, Option<KeyValue>)>, KvError> {
-        let (mark, store, state) = self.live.now();
-        if let Some(mark) = mark {
+        for _ in 0..TRIES {
+            let (mark, store, state) = self.live.now();
+            // It is for microseconds only that there is none.
+            let Some(mark) = mark else { continue };
             let Some(record) = scan::latest_cached(&store, key)? else { return Ok(None) };
             let kv = record.map(|record| shared_key_value(key, &record)).transpose()?;
             // Nothing came between what was found and the state, if it is from before that; or if nothing came at
@@ -106,7 +108,7 @@ impl KvReader {
                 return Ok(Some((state, kv)));
             }
         }
-        View::cached(&store, key)
+        Ok(None)
     }
 
     /// Reads one key as it is now.
@@ -273,6 +275,9 @@ impl Live {
     }
 }
 
+/// So often a read begins anew when something is applied meanwhile.
+const TRIES: usize = 8;
+
 /// The revision to read: `None` for now.
 pub(crate) fn readable(
     wanted: Option<Revision>,
@@ -284,5 +289,121 @@ pub(crate) fn readable(
         Some(revision) if revision < compacted => Err(KvError::Compacted { revision, compacted }),
         Some(revision) if revision > current => Err(KvError::FutureRevision { revision, current }),
         Some(revision) => Ok((revision < current).then_some(revision)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::sessions::{SessionId, SessionTag};
+    use raft_core::{Entry, Payload, Term};
+
+    use super::*;
+    use crate::apply::Applier;
+    use crate::command::{Command, DeleteRange, Outcome, Put};
+    use crate::home::Home;
+    use crate::proposal::Proposal;
+    use crate::timed::Timed;
+
+    /// A store that nothing is written of unless the test says so.
+    struct Subject {
+        reader: KvReader,
+        timed: Timed,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Subject {
+        fn new(config: KvConfig) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::create(&Home::open(dir.path()).unwrap(), 1, &config).unwrap();
+            let reader = KvReader::new(Arc::new(Live::new(store, State::EMPTY)), config);
+            Self { reader, timed: Timed::default(), _dir: dir }
+        }
+
+        fn run(&mut self, proposal: impl Into<Proposal>) -> Outcome {
+            let (store, state) = (self.reader.store(), self.reader.live.state());
+            let mut applier = Applier::new(&store, state, &mut self.timed);
+            let id = LogId::new(Term(1), state.last.index.next());
+            let payload = Payload::Command(proposal.into().encode());
+            let outcome = applier.apply(&Entry { id, payload }).unwrap();
+            self.reader.live.advance(applier.finish().unwrap().state);
+            Outcome::decode(&outcome).unwrap()
+        }
+
+        /// The value of `k`, as all ways to read without a view find it.
+        fn value(&self) -> Option<Bytes> {
+            let request = RangeRequest::new(KeyRange::One("k".into()));
+            let found = self.reader.range_cached(&request).unwrap().unwrap();
+            assert_eq!(found.revision, self.reader.revision());
+            let record = self.reader.store().latest_of(&"k".into()).unwrap();
+            let value = found.kvs.into_iter().next().map(|kv| kv.value);
+            let of_record = |record| shared_key_value(&"k".into(), &record).unwrap().value;
+            assert_eq!(record.map(of_record), value);
+            value
+        }
+
+        /// What `check` says before, while and after what was applied is written.
+        fn at_each_place<T>(&self, check: impl Fn(&Self) -> T) -> [T; 3] {
+            let store = self.reader.store();
+            let before = check(self);
+            let mut meanwhile = None;
+            let write = |portion: &crate::unwritten::Portion| {
+                meanwhile = Some(check(self));
+                store.write_portion(portion)
+            };
+            store.unwritten().write_with(write).unwrap();
+            [before, meanwhile.expect("there was something to write"), check(self)]
+        }
+    }
+
+    fn put(value: &'static str) -> Command {
+        Command::Put(Put { prev_kv: true, ..Put::new("k", value) })
+    }
+
+    /// Rule C8: in what is not written yet, in what is being written, in what is.
+    #[test]
+    fn a_read_finds_what_was_applied_wherever_that_is() {
+        for row_cache_bytes in [0, 1 << 20] {
+            let config = KvConfig { row_cache_bytes, ..KvConfig::default() };
+            let mut subject = Subject::new(config);
+            subject.run(put("1"));
+            assert_eq!(
+                subject.at_each_place(Subject::value),
+                [const { Some(Bytes::from_static(b"1")) }; 3]
+            );
+            let Outcome::Put(outcome) = subject.run(put("2")) else { panic!("it is refused") };
+            assert_eq!(outcome.previous.unwrap().value, "1");
+            assert_eq!(
+                subject.at_each_place(Subject::value),
+                [const { Some(Bytes::from_static(b"2")) }; 3]
+            );
+            subject.run(put("3"));
+            let delete = DeleteRange { range: KeyRange::all(), prev_kv: false };
+            let deleted = subject.run(Command::DeleteRange(delete));
+            let Outcome::DeleteRange(deleted) = deleted else { panic!("it is refused") };
+            assert_eq!(deleted.deleted, 1, "a range command sees it");
+            assert_eq!(subject.at_each_place(Subject::value), [const { None }; 3]);
+            // A view waits for what there is to be written.
+            subject.run(put("4"));
+            let now = subject.reader.range(&RangeRequest::new(KeyRange::all())).unwrap();
+            assert_eq!((now.kvs[0].version, now.revision), (1, Revision(6)));
+        }
+    }
+
+    /// Rule C2, likewise.
+    #[test]
+    fn a_repeated_command_is_answered_wherever_the_answer_is() {
+        let mut subject = Subject::new(KvConfig::default());
+        let Outcome::Session { session, .. } = subject.run(Command::OpenSession { ttl_ms: 60_000 })
+        else {
+            panic!("it is refused")
+        };
+        assert_eq!(session, SessionId(1));
+        let tag = SessionTag { session, sequence: 1, unacknowledged: 1 };
+        let once = || Proposal { session: Some(tag), ..Proposal::from(put("1")) };
+        let first = subject.run(once());
+        assert_eq!(subject.run(once()), first);
+        subject.reader.store().write_applied().unwrap();
+        assert_eq!(subject.run(once()), first);
+        assert_eq!(subject.reader.revision(), Revision(2), "it was run once");
     }
 }

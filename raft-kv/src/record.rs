@@ -165,6 +165,11 @@ pub(crate) fn old_key(key: &[u8], ended: Revision) -> Vec<u8> {
     out
 }
 
+/// The length of [`old_key`].
+pub(crate) fn old_key_len(key: &[u8]) -> usize {
+    key.len() + key.iter().filter(|byte| **byte == 0).count() + 10
+}
+
 /// What all keys of `key` in `old` begin with, and no other. Keeps the order of keys: a zero byte
 /// becomes `00 ff` and the end is `00 00`, so that a key comes before those it is a prefix of.
 pub(crate) fn old_prefix(key: &[u8]) -> Vec<u8> {
@@ -225,8 +230,8 @@ impl ChangeKind {
 }
 
 /// Where `changes` keeps change number `number` of `revision`.
-pub(crate) fn change_key(revision: Revision, number: u32) -> [u8; 12] {
-    let mut out = [0; 12];
+pub(crate) fn change_key(revision: Revision, number: u32) -> [u8; CHANGE_KEY_BYTES] {
+    let mut out = [0; CHANGE_KEY_BYTES];
     out[..8].copy_from_slice(&revision.0.to_be_bytes());
     out[8..].copy_from_slice(&number.to_be_bytes());
     out
@@ -235,7 +240,9 @@ pub(crate) fn change_key(revision: Revision, number: u32) -> [u8; 12] {
 /// The revision in a key of `changes`.
 pub(crate) fn parse_change_key(stored: &[u8]) -> Result<Revision, KvError> {
     match stored.first_chunk::<8>() {
-        Some(revision) if stored.len() == 12 => Ok(Revision(u64::from_be_bytes(*revision))),
+        Some(revision) if stored.len() == CHANGE_KEY_BYTES => {
+            Ok(Revision(u64::from_be_bytes(*revision)))
+        }
         Some(_) | None => Err(KvError::corrupt(format!("a key of changes: {stored:02x?}"))),
     }
 }
@@ -256,6 +263,12 @@ pub(crate) fn encode_change(change: &Noted<'_>) -> Vec<u8> {
         ChangeKind::Modified => [&[1], &ended.to_be_bytes()[..], *key].concat(),
         ChangeKind::Deleted => [&[2], &ended.to_be_bytes()[..], *key].concat(),
     }
+}
+
+/// The bytes of the row that [`encode_change`] makes, with its key.
+pub(crate) fn change_len(change: &Noted<'_>) -> usize {
+    let ended = if change.kind.has_old() { 4 } else { 0 };
+    CHANGE_KEY_BYTES + 1 + ended + change.key.len()
 }
 
 pub(crate) fn decode_change(stored: &[u8]) -> Result<Noted<'_>, KvError> {
@@ -334,6 +347,7 @@ pub(crate) fn parse_lease_key(stored: &[u8]) -> Result<(LeaseId, &[u8]), KvError
 }
 
 const META_VERSION: u8 = 2;
+const CHANGE_KEY_BYTES: usize = 12;
 
 #[cfg(test)]
 mod tests {
@@ -354,6 +368,7 @@ mod tests {
         ) {
             let stored = (old_key(&a, Revision(r)), old_key(&b, Revision(s)));
             prop_assert_eq!(stored.0.cmp(&stored.1), (&a, r).cmp(&(&b, s)));
+            prop_assert_eq!(stored.0.len(), old_key_len(&a));
             prop_assert_eq!(parse_old_key(&stored.0).unwrap(), (a, Revision(r)));
         }
 
@@ -375,6 +390,18 @@ mod tests {
             drop(parse_lease_key(&bytes));
             if let Ok((key, ended)) = parse_old_key(&bytes) {
                 prop_assert_eq!(old_key(&key, ended), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_is_as_long_as_it_says() {
+        for kind in [ChangeKind::Created, ChangeKind::Modified, ChangeKind::Deleted] {
+            for key in [&b"k"[..], b"key"] {
+                let noted = Noted { kind, key, ended: if kind.has_old() { 7 } else { 0 } };
+                let row = encode_change(&noted);
+                assert_eq!(row.len() + change_key(Revision(1), 2).len(), change_len(&noted));
+                assert_eq!(decode_change(&row).unwrap(), noted);
             }
         }
     }

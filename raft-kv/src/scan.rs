@@ -9,9 +9,7 @@ use rocksdb::{
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::range::{Collector, Found, RangeRequest};
-use crate::record::{
-    Head, STATE_KEY, State, key_value, old_bound, old_key, parse_old_key, shared_key_value,
-};
+use crate::record::{Head, STATE_KEY, State, old_bound, old_key, parse_old_key, shared_key_value};
 use crate::row_cache::RowCache;
 use crate::store::{Families, Store};
 
@@ -27,6 +25,9 @@ pub(crate) struct View<'a> {
 /// The record of one key as it is now, or `None` if that might take a disk.
 pub(crate) fn latest_cached(store: &Store, key: &Bytes) -> Result<Option<Option<Bytes>>, KvError> {
     store.rows().get_or_read(key, || {
+        if let Some(record) = store.unwritten().latest(key) {
+            return Ok(Some(record));
+        }
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::BlockCache);
         match store.db().get_cf_opt(store.latest(), key, &options) {
@@ -64,7 +65,9 @@ fn here(old: &Rows<'_>) -> Result<Option<Vec<u8>>, KvError> {
 pub(crate) type Rows<'a> = DBRawIteratorWithThreadMode<'a, DB>;
 
 impl<'a> View<'a> {
+    /// The state that has been applied when this is called, or a later one.
     pub(crate) fn new(store: &'a Store) -> Result<Self, KvError> {
+        store.write_applied()?;
         let families = store.families();
         let frozen = store.db().snapshot();
         let state = frozen
@@ -72,29 +75,6 @@ impl<'a> View<'a> {
             .map_err(KvError::storage("reading how far it has come"))?
             .map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))?;
         Ok(Self { frozen, families, rows: store.rows(), state })
-    }
-
-    /// The state of the store and one key in it, or `None` if that might take a disk.
-    pub(crate) fn cached(
-        store: &'a Store,
-        key: &[u8],
-    ) -> Result<Option<(State, Option<KeyValue>)>, KvError> {
-        let families = store.families();
-        let frozen = store.db().snapshot();
-        let read = |family: &ColumnFamily, key: &[u8]| {
-            let mut options = ReadOptions::default();
-            options.set_read_tier(ReadTier::BlockCache);
-            match frozen.get_pinned_cf_opt(family, key, options) {
-                Ok(found) => Ok(Some(found)),
-                Err(error) if error.kind() == ErrorKind::Incomplete => Ok(None),
-                Err(error) => Err(KvError::storage("reading a key")(error)),
-            }
-        };
-        let Some(state) = read(families.meta, STATE_KEY)? else { return Ok(None) };
-        let state = state.map_or(Ok(State::EMPTY), |bytes| State::decode(&bytes))?;
-        let Some(record) = read(families.latest, key)? else { return Ok(None) };
-        let kv = record.map(|record| key_value(key, &record)).transpose()?;
-        Ok(Some((state, kv)))
     }
 
     pub(crate) fn state(&self) -> State {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use raft_core::{LogId, Membership};
 use rocksdb::properties::NUM_IMMUTABLE_MEM_TABLE;
 use rocksdb::{
@@ -26,12 +27,15 @@ use crate::record::{
 };
 use crate::row_cache::RowCache;
 use crate::turns::Turns;
+use crate::unwritten::{Portion, Unwritten};
 use crate::version::MachineVersion;
+use crate::writer::batch_of;
 
 /// An open database. The fields are dropped in order: the database is closed before its directory
 /// is removed, and the lock is given up last.
 pub(crate) struct Store {
     db: DB,
+    unwritten: Unwritten,
     rows: RowCache,
     turns: Turns,
     /// Set once another database has taken its place.
@@ -101,6 +105,7 @@ impl Store {
         let rows = RowCache::new(config.row_cache_bytes);
         let store = Self {
             db,
+            unwritten: Unwritten::default(),
             rows,
             turns: Turns::default(),
             doomed: OnceLock::new(),
@@ -117,6 +122,11 @@ impl Store {
 
     pub(crate) fn db(&self) -> &DB {
         &self.db
+    }
+
+    /// What was applied and is not yet in [`Store::db`].
+    pub(crate) fn unwritten(&self) -> &Unwritten {
+        &self.unwritten
     }
 
     /// The present of keys that were written or read last.
@@ -162,6 +172,7 @@ impl Store {
 
     /// The nodes whose data is not that of the others, by id.
     pub(crate) fn alarms(&self) -> Result<Vec<Divergence>, KvError> {
+        self.write_applied()?;
         self.meta(ALARMS_KEY)?.map_or(Ok(Vec::new()), |bytes| decode_row("the alarms", &bytes))
     }
 
@@ -169,26 +180,63 @@ impl Store {
     pub(crate) fn set_membership(&self, to: &(LogId, Membership)) -> Result<(), KvError> {
         let mut batch = WriteBatch::new();
         batch.put_cf(self.families().meta, MEMBERSHIP_KEY, encode_membership(to));
-        self.write(batch)?;
+        self.write(batch).map_err(KvError::storage("writing the membership"))?;
         self.flush()
     }
 
     /// Writes `batch` as one. It is durable after the next flush.
-    pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), KvError> {
+    fn write(&self, batch: WriteBatch) -> Result<(), rocksdb::Error> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(KvError::storage("writing"))
+        self.db.write_opt(batch, &options)
     }
 
-    /// Makes all that was written durable. Waits for the disk.
+    /// Adds what was applied next, so that whoever reads finds it. Says how many bytes then wait for
+    /// [`Store::write_applied`].
+    pub(crate) fn add(&self, portion: Portion) -> Result<usize, KvError> {
+        let latest: Vec<_> =
+            portion.latest.iter().map(|(key, record)| (key.clone(), record.clone())).collect();
+        let waiting = self.unwritten.add(portion)?;
+        for (key, record) in latest {
+            self.rows.set(key, record);
+        }
+        Ok(waiting)
+    }
+
+    /// The record of `key` as it is now.
+    pub(crate) fn latest_of(&self, key: &Bytes) -> Result<Option<Bytes>, KvError> {
+        if let Some(record) = self.rows.get(key) {
+            return Ok(Some(record));
+        }
+        if let Some(record) = self.unwritten.latest(key) {
+            return Ok(record);
+        }
+        let record =
+            self.db.get_cf(self.latest(), key).map_err(KvError::storage("reading a key"))?;
+        Ok(record.map(Bytes::from))
+    }
+
+    /// Brings all that was applied to the database. Waits for memory and processor, not for the disk.
+    pub(crate) fn write_applied(&self) -> Result<(), KvError> {
+        self.unwritten.write_with(|portion| self.write_portion(portion))
+    }
+
+    /// Writes `portion` as one (rule C3).
+    pub(crate) fn write_portion(&self, portion: &Portion) -> Result<(), rocksdb::Error> {
+        self.write(batch_of(portion, self.families()))
+    }
+
+    /// Makes all that was applied durable. Waits for the disk.
     pub(crate) fn flush(&self) -> Result<(), KvError> {
+        self.write_applied()?;
         let all = self.families().all();
         self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(KvError::storage("flushing"))
     }
 
-    /// Begins to make durable all that was written, and does not wait for it. Not while another flush is under
+    /// Begins to make durable all that was applied, and does not wait for it. Not while another flush is under
     /// way, which need not hold all of it: two at once would hold up whoever writes. Says whether it has.
     pub(crate) fn begin_flush(&self) -> Result<bool, KvError> {
+        self.write_applied()?;
         let all = self.families().all();
         for family in all {
             let waiting = self.db.property_int_value_cf(family, NUM_IMMUTABLE_MEM_TABLE);
@@ -230,7 +278,7 @@ impl Store {
             }
             let mut batch = WriteBatch::new();
             batch.put_cf(self.families().meta, FORMAT_KEY, FORMAT.to_be_bytes());
-            return self.write(batch);
+            return self.write(batch).map_err(KvError::storage("writing its format"));
         };
         match <[u8; 4]>::try_from(&bytes[..]).map(u32::from_be_bytes) {
             Ok(FORMAT) => self.check_version(),

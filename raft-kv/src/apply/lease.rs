@@ -8,10 +8,11 @@ use rocksdb::ReadOptions;
 use crate::command::{LeaseGrant, LeaseOutcome, Refused};
 use crate::error::KvError;
 use crate::model::LeaseId;
-use crate::record::{Head, encode_row, lease_key, lease_rows_end, parse_lease_key};
+use crate::record::{Head, lease_key, lease_rows_end, parse_lease_key};
 use crate::timed::LeaseRecord;
+use crate::unwritten::Change;
 
-use super::write::{Change, DELETE_BYTES, DELETE_KEYS};
+use super::write::{DELETE_BYTES, DELETE_KEYS};
 use super::{Applier, Stop};
 
 impl Applier<'_> {
@@ -100,7 +101,7 @@ impl Applier<'_> {
     pub(super) fn drop_ended_leases(&mut self) {
         for lease in std::mem::take(&mut self.ended_leases) {
             self.timed.leases.remove(lease);
-            self.batch.delete_cf(self.families.leases, lease_key(lease, b""));
+            self.portion.leases.insert(lease, None);
         }
     }
 
@@ -128,7 +129,7 @@ impl Applier<'_> {
                 record.bytes = record.bytes.saturating_sub(bytes);
             });
             if after.is_none_or(|(after, _)| after != lease) {
-                self.batch.delete_cf(self.families.leases, lease_key(lease, &change.key));
+                self.portion.leased.insert((lease, change.key.clone()), None);
             }
         }
         if let Some((lease, bytes)) = after {
@@ -137,7 +138,7 @@ impl Applier<'_> {
                 record.bytes += bytes;
             });
             if before.is_none_or(|(before, _)| before != lease) {
-                self.batch.put_cf(self.families.leases, lease_key(lease, &change.key), b"");
+                self.portion.leased.insert((lease, change.key.clone()), Some(()));
             }
         }
         Ok(())
@@ -152,7 +153,7 @@ impl Applier<'_> {
 
     fn set_lease(&mut self, lease: LeaseId, record: LeaseRecord) {
         self.timed.leases.set(lease, record);
-        self.batch.put_cf(self.families.leases, lease_key(lease, b""), encode_row(&record));
+        self.portion.leases.insert(lease, Some(record));
     }
 }
 

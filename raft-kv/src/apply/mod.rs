@@ -15,40 +15,38 @@ mod write;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft_core::sessions::{SessionId, Stamp};
+use raft_core::sessions::Stamp;
 use raft_core::{Entry, LogId, MachineError, Membership, Payload};
-use rocksdb::{ReadOptions, WriteBatch};
+use rocksdb::ReadOptions;
 
 use crate::command::{Command, Compact, CompactOutcome, Outcome, Refused};
 use crate::error::KvError;
 use crate::model::{LeaseId, Revision};
 use crate::proposal::Proposal;
-use crate::record::{
-    MEMBERSHIP_KEY, Noted, STATE_KEY, State, change_key, decode_change, encode_membership, old_key,
-    parse_change_key,
-};
+use crate::record::{Noted, State, change_key, decode_change, old_key, parse_change_key};
 use crate::store::{Families, Store};
 use crate::timed::Timed;
+use crate::unwritten::{Change, Portion};
 
-use self::write::Change;
-
-/// Entries on their way into one write batch.
+/// Entries on their way into one portion of what is to be written.
 pub(crate) struct Applier<'a> {
     store: &'a Store,
     families: Families<'a>,
-    batch: WriteBatch,
-    /// What the batch writes to `latest`, because the database does not show it yet: records, and
-    /// `None` for a key that it deletes. Also what the command at hand has changed so far.
+    /// All but `pending`.
+    portion: Portion,
+    /// What the portion changes in `latest`, because the store does not show it yet: records, and
+    /// `None` for a key that it deletes. Also what the command at hand has changed so far. By key, for
+    /// commands about ranges.
     pending: BTreeMap<Bytes, Option<Bytes>>,
-    /// What the command at hand has changed so far. Not yet in the batch: it may still be refused.
+    /// What the command at hand has changed so far. Not yet in the portion: it may still be refused.
     staged: Vec<Change>,
     /// The leases that end with it.
     ended_leases: Vec<LeaseId>,
-    /// The answers of sessions that the batch writes.
-    answers: BTreeMap<(SessionId, u64), Bytes>,
     timed: &'a mut Timed,
     state: State,
     membership: Option<(LogId, Membership)>,
+    /// How many bytes wait to be written.
+    waiting: usize,
 }
 
 /// What applying has come to.
@@ -57,6 +55,8 @@ pub(crate) struct Done {
     pub(crate) state: State,
     /// The last membership among the entries, if there was one.
     pub(crate) membership: Option<(LogId, Membership)>,
+    /// How many bytes wait to be written to RocksDB.
+    pub(crate) waiting: usize,
 }
 
 impl<'a> Applier<'a> {
@@ -65,14 +65,14 @@ impl<'a> Applier<'a> {
         Self {
             store,
             families: store.families(),
-            batch: WriteBatch::new(),
+            portion: Portion::default(),
             pending: BTreeMap::new(),
             staged: Vec::new(),
             ended_leases: Vec::new(),
-            answers: BTreeMap::new(),
             timed,
             state,
             membership: None,
+            waiting: 0,
         }
     }
 
@@ -94,8 +94,7 @@ impl<'a> Applier<'a> {
             }
             Payload::Membership(membership) => {
                 let membership = (entry.id, Membership::clone(membership));
-                let stored = encode_membership(&membership);
-                self.batch.put_cf(self.families.meta, MEMBERSHIP_KEY, stored);
+                self.portion.membership = Some(membership.clone());
                 self.membership = Some(membership);
                 Bytes::new()
             }
@@ -104,39 +103,44 @@ impl<'a> Applier<'a> {
         Ok(outcome)
     }
 
-    /// Whether enough has come together that it should be written before more is applied. Entries
+    /// Whether enough has come together that it should be handed over before more is applied. Entries
     /// are small or many, but each may replace a value of any size.
     pub(crate) fn is_full(&self) -> bool {
-        self.batch.size_in_bytes() >= BATCH_BYTES
+        self.portion.bytes() >= PORTION_BYTES
     }
 
-    /// Writes everything, with how far it goes, as one (rule C3).
-    pub(crate) fn write(mut self) -> Result<Done, KvError> {
-        self.flush()?;
-        Ok(Done { state: self.state, membership: self.membership })
+    /// Hands everything over, with how far it goes, as one (rule C3).
+    pub(crate) fn finish(mut self) -> Result<Done, KvError> {
+        self.hand_over()?;
+        Ok(Done { state: self.state, membership: self.membership, waiting: self.waiting })
     }
 
-    /// Writes what has come together, so that the database shows it.
-    fn flush(&mut self) -> Result<(), KvError> {
+    /// Hands what has come together to the store, so that it shows it.
+    fn hand_over(&mut self) -> Result<(), KvError> {
         self.state.timed = self.timed.len();
-        self.batch.put_cf(self.families.meta, STATE_KEY, self.state.encode());
+        let mut portion = std::mem::take(&mut self.portion);
+        portion.state = Some(self.state);
+        portion.latest.extend(std::mem::take(&mut self.pending));
         self.store.turns().begin();
-        self.store.write(std::mem::take(&mut self.batch))?;
-        for (key, record) in std::mem::take(&mut self.pending) {
-            self.store.rows().set(key, record);
-        }
-        self.answers.clear();
+        self.waiting = self.store.add(portion)?;
         Ok(())
     }
 
+    /// Brings everything to the database itself.
+    fn write(&mut self) -> Result<(), KvError> {
+        self.hand_over()?;
+        self.store.write_applied()
+    }
+
     /// Deletes from the disk some of the history that compaction has given up: that of about
-    /// `changes` changes. Must come before the entries, since it looks only at what is written.
+    /// `changes` changes. Must come before the entries, since it looks only at the database.
     /// Nothing that can be read depends on it, so nodes may differ in it.
     pub(crate) fn purge(&mut self, changes: usize) -> Result<(), KvError> {
         let State { compacted, purged, .. } = self.state;
         if purged >= compacted {
             return Ok(());
         }
+        self.store.write_applied()?;
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(change_key(compacted.next(), 0));
         options.fill_cache(false);
@@ -157,15 +161,13 @@ impl<'a> Applier<'a> {
             if kind.has_old() {
                 let row = old_key(key, revision);
                 freed += row.len() as u64 + u64::from(ended);
-                self.batch.delete_cf(self.families.old, row);
+                self.portion.purge_old(row);
             }
             left = left.saturating_sub(1);
             rows.next();
         }
         rows.status().map_err(KvError::storage("reading what to purge"))?;
-        // One range tombstone a compaction, not one a step.
-        let (first, before) = (change_key(Revision(0), 0), change_key(compacted.next(), 0));
-        self.batch.delete_range_cf(self.families.changes, first, before);
+        self.portion.purged_through = Some(compacted);
         self.state.purged = compacted;
         self.state.bytes = self.state.bytes.saturating_sub(freed);
         Ok(())
@@ -178,7 +180,7 @@ impl<'a> Applier<'a> {
         // Before anything is changed: what is written has to be the state after some entry.
         let ends_leases = self.timed.leases.due(now).is_some();
         if ends_leases || Self::reads_database(&command) {
-            self.flush()?;
+            self.write()?;
         }
         self.state.clock = now;
         self.expire_sessions();
@@ -253,5 +255,5 @@ impl From<KvError> for Stop {
     }
 }
 
-/// A write batch is written when it has this size, at the next entry.
-const BATCH_BYTES: usize = 16 << 20;
+/// A portion is handed over when it has this size, at the next entry.
+const PORTION_BYTES: usize = 4 << 20;

@@ -5,7 +5,7 @@ use raft_core::sessions::{EndedSession, SessionError, SessionId, SessionTag};
 
 use crate::command::{Command, Outcome, Refused};
 use crate::error::KvError;
-use crate::record::{answer_key, encode_row, session_key};
+use crate::record::answer_key;
 
 use super::{Applier, Stop};
 
@@ -21,7 +21,7 @@ impl Applier<'_> {
             Err(error) => return Ok(Outcome::Refused(error.into()).encode()),
         };
         for sequence in admission.forgotten {
-            self.forget(tag.session, sequence);
+            self.portion.forget((tag.session, sequence));
         }
         self.store_session(tag.session);
         if admission.is_repeated {
@@ -31,9 +31,7 @@ impl Applier<'_> {
         for ended in self.timed.sessions.remember(tag, answer.len() as u64) {
             self.end_session(&ended);
         }
-        let key = answer_key(tag.session, tag.sequence);
-        self.batch.put_cf(self.families.sessions, key, &answer);
-        self.answers.insert((tag.session, tag.sequence), answer.clone());
+        self.portion.answer((tag.session, tag.sequence), answer.clone());
         Ok(answer)
     }
 
@@ -70,8 +68,10 @@ impl Applier<'_> {
     }
 
     fn answer(&self, tag: SessionTag) -> Result<Bytes, KvError> {
-        if let Some(answer) = self.answers.get(&(tag.session, tag.sequence)) {
-            return Ok(answer.clone());
+        let of = (tag.session, tag.sequence);
+        let here = self.portion.answers().get(&of).cloned();
+        if let Some(answer) = here.or_else(|| self.store.unwritten().answer(of)) {
+            return answer.ok_or_else(|| KvError::corrupt(format!("no answer to {tag:?}")));
         }
         let key = answer_key(tag.session, tag.sequence);
         let stored = self.store.db().get_cf(self.families.sessions, key);
@@ -81,20 +81,14 @@ impl Applier<'_> {
 
     fn store_session(&mut self, session: SessionId) {
         if let Some(record) = self.timed.sessions.record(session) {
-            let key = session_key(session);
-            self.batch.put_cf(self.families.sessions, key, encode_row(&record));
+            self.portion.sessions.insert(session, Some(record));
         }
     }
 
     fn end_session(&mut self, ended: &EndedSession) {
-        self.batch.delete_cf(self.families.sessions, session_key(ended.id));
+        self.portion.sessions.insert(ended.id, None);
         for sequence in &ended.answered {
-            self.forget(ended.id, *sequence);
+            self.portion.forget((ended.id, *sequence));
         }
-    }
-
-    fn forget(&mut self, session: SessionId, sequence: u64) {
-        self.batch.delete_cf(self.families.sessions, answer_key(session, sequence));
-        self.answers.remove(&(session, sequence));
     }
 }

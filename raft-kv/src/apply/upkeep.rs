@@ -5,7 +5,6 @@ use raft_core::NodeId;
 
 use crate::command::{Divergence, Outcome, Refused};
 use crate::error::KvError;
-use crate::record::{ALARMS_KEY, encode_row};
 use crate::version::MachineVersion;
 
 use super::{Applier, Stop};
@@ -49,7 +48,7 @@ impl Applier<'_> {
         let mut alarms = self.store.alarms()?;
         change(&mut alarms);
         alarms.truncate(MAX_ALARMS);
-        self.batch.put_cf(self.families.meta, ALARMS_KEY, encode_row(&alarms));
+        self.portion.alarms = Some(alarms.clone());
         Ok(Outcome::Alarms(alarms))
     }
 }

@@ -1,4 +1,4 @@
-//! Puts and deletes: what they change, and how that goes into the write batch.
+//! Puts and deletes: what they change, and how that goes into what is to be written.
 //!
 //! A command first *stages* what it changes. If it turns out to make no sense it is undone;
 //! otherwise all of it becomes one revision.
@@ -11,18 +11,10 @@ use rocksdb::ReadOptions;
 use crate::command::{DeleteOutcome, DeleteRange, Field, Put, PutOutcome, Refused};
 use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
-use crate::record::{ChangeKind, Head, Noted, change_key, encode_change, key_value, old_key};
+use crate::record::{Head, change_len, key_value, old_key_len};
+use crate::unwritten::Change;
 
 use super::{Applier, Stop};
-
-/// One key that a command changes. The order of changes is that of the operations.
-pub(super) struct Change {
-    pub(super) key: Bytes,
-    /// Its record before, if it was there.
-    pub(super) before: Option<Bytes>,
-    /// Its record after, unless it was deleted.
-    pub(super) after: Option<Bytes>,
-}
 
 /// What one command may still change and return.
 pub(super) struct Budget {
@@ -153,7 +145,10 @@ impl Applier<'_> {
 
     pub(super) fn stage(&mut self, key: Bytes, before: Option<Bytes>, after: Option<Bytes>) {
         self.pending.insert(key.clone(), after.clone());
-        self.staged.push(Change { key, before, after });
+        let revision = self.state.revision.next();
+        // No command changes as many keys.
+        let number = u32::try_from(self.staged.len()).unwrap_or(u32::MAX);
+        self.staged.push(Change { revision, number, key, before, after });
     }
 
     /// Forgets what was staged.
@@ -168,33 +163,17 @@ impl Applier<'_> {
     /// Makes what was staged one revision. None, if that is nothing.
     pub(super) fn commit(&mut self) -> Result<(), KvError> {
         let revision = self.revision_so_far();
-        for (number, change) in (0..).zip(std::mem::take(&mut self.staged)) {
+        for change in std::mem::take(&mut self.staged) {
             self.move_lease(&change)?;
-            let Change { key, before, after } = change;
-            let kind = match (&before, &after) {
-                (None, _) => ChangeKind::Created,
-                (Some(_), Some(_)) => ChangeKind::Modified,
-                (Some(_), None) => ChangeKind::Deleted,
-            };
-            let mut ended = 0;
-            if let Some(record) = before {
-                let row = old_key(&key, revision);
+            if change.before.is_some() {
                 // Where a record was there is another or none; it moves, and its key with it.
-                self.state.bytes += (row.len() - key.len()) as u64;
-                ended = u32::try_from(record.len()).unwrap_or(u32::MAX);
-                self.batch.put_cf(self.families.old, row, record);
+                self.state.bytes += (old_key_len(&change.key) - change.key.len()) as u64;
             }
-            match after {
-                Some(record) => {
-                    self.state.bytes += (key.len() + record.len()) as u64;
-                    self.batch.put_cf(self.families.latest, &key, record);
-                }
-                None => self.batch.delete_cf(self.families.latest, &key),
+            if let Some(record) = &change.after {
+                self.state.bytes += (change.key.len() + record.len()) as u64;
             }
-            let row = change_key(revision, number);
-            let noted = encode_change(&Noted { kind, key: &key, ended });
-            self.state.bytes += (row.len() + noted.len()) as u64;
-            self.batch.put_cf(self.families.changes, row, noted);
+            self.state.bytes += change_len(&change.noted()) as u64;
+            self.portion.change(change);
         }
         self.state.revision = revision;
         self.drop_ended_leases();
@@ -206,11 +185,7 @@ impl Applier<'_> {
         if let Some(pending) = self.pending.get(key) {
             return Ok(pending.clone());
         }
-        if let Some(record) = self.store.rows().get(key) {
-            return Ok(Some(record));
-        }
-        let record = self.store.db().get_cf(self.families.latest, key);
-        Ok(record.map_err(KvError::storage("reading a key"))?.map(Bytes::from))
+        self.store.latest_of(key)
     }
 
     /// Shows `each` key and record in `range` as of now, with what is staged, by key. Which of them
@@ -229,6 +204,7 @@ impl Applier<'_> {
             }
             return Ok(());
         }
+        self.store.write_applied()?;
         let mut options = ReadOptions::default();
         if let Some(before) = range.before() {
             options.set_iterate_upper_bound(before);

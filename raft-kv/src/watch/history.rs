@@ -1,4 +1,4 @@
-//! Events that have happened, read from one state of the store.
+//! Events that have happened, read from one state of the store or from what was applied last.
 
 use bytes::Bytes;
 use rocksdb::ReadOptions;
@@ -7,9 +7,10 @@ use crate::error::KvError;
 use crate::model::{KeyRange, KeyValue, Revision};
 use crate::record::{
     ChangeKind, Head, Noted, change_key, decode_change, key_value, old_key, parse_change_key,
-    parse_old_key,
+    parse_old_key, shared_key_value,
 };
 use crate::scan::View;
+use crate::unwritten;
 
 use super::{Event, EventFilter, EventKind, Watched};
 
@@ -35,19 +36,83 @@ pub(super) struct Wanted {
     pub(super) prev_kv: bool,
 }
 
-/// One change as it is noted.
-pub(super) struct Change {
-    pub(super) at: Position,
-    pub(super) kind: ChangeKind,
-    pub(super) key: Bytes,
-}
+/// One change, of which more can be told.
+pub(super) trait Happened {
+    /// When it happened.
+    fn revision(&self) -> Revision;
+    /// To which key.
+    fn key(&self) -> &Bytes;
+    /// What.
+    fn kind(&self) -> ChangeKind;
+    /// All of it, with what was there before if that is wanted.
+    fn event(&self, prev_kv: bool) -> Result<Event, KvError>;
 
-impl Change {
-    pub(super) fn event_kind(&self) -> EventKind {
-        match self.kind {
+    fn event_kind(&self) -> EventKind {
+        match self.kind() {
             ChangeKind::Created | ChangeKind::Modified => EventKind::Put,
             ChangeKind::Deleted => EventKind::Delete,
         }
+    }
+}
+
+/// One change as it is noted. The rest stands elsewhere.
+pub(super) struct Change<'a> {
+    view: &'a View<'a>,
+    pub(super) at: Position,
+    kind: ChangeKind,
+    key: Bytes,
+}
+
+impl Happened for Change<'_> {
+    fn revision(&self) -> Revision {
+        self.at.revision
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn kind(&self) -> ChangeKind {
+        self.kind
+    }
+
+    fn event(&self, prev_kv: bool) -> Result<Event, KvError> {
+        let Self { view, at: Position { revision, .. }, kind, key } = self;
+        let prev_kv =
+            if prev_kv && kind.has_old() { Some(ended_by(view, key, *revision)?) } else { None };
+        Ok(match self.event_kind() {
+            EventKind::Put => {
+                Event { kind: EventKind::Put, kv: written_by(view, key, *revision)?, prev_kv }
+            }
+            EventKind::Delete => Event::deletion(key.clone(), *revision, prev_kv),
+        })
+    }
+}
+
+/// All of it is in memory.
+impl Happened for unwritten::Change {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn kind(&self) -> ChangeKind {
+        self.kind()
+    }
+
+    fn event(&self, prev_kv: bool) -> Result<Event, KvError> {
+        let before = self.before.as_ref().filter(|_| prev_kv);
+        let prev_kv = before.map(|record| shared_key_value(&self.key, record)).transpose()?;
+        Ok(match &self.after {
+            Some(record) => {
+                let kv = shared_key_value(&self.key, record)?;
+                Event { kind: EventKind::Put, kv, prev_kv }
+            }
+            None => Event::deletion(self.key.clone(), self.revision, prev_kv),
+        })
     }
 }
 
@@ -73,10 +138,10 @@ pub(super) fn read(
             }
         }
         scanned += 1;
-        if !wanted.range.contains(&change.key) || !wanted.filter.passes(change.event_kind()) {
+        if !wanted.range.contains(change.key()) || !wanted.filter.passes(change.event_kind()) {
             return Ok(true);
         }
-        let event = event(view, &change, wanted.prev_kv)?;
+        let event = change.event(wanted.prev_kv)?;
         bytes += event.len_bytes();
         if bytes > room && !events.is_empty() {
             stop = Some(change.at);
@@ -100,10 +165,10 @@ pub(super) fn read(
 }
 
 /// Shows `each` change from `from` on, in order, until it says to stop by `false`.
-pub(super) fn each_change(
-    view: &View<'_>,
+pub(super) fn each_change<'a>(
+    view: &'a View<'a>,
     from: Position,
-    mut each: impl FnMut(Change) -> Result<bool, KvError>,
+    mut each: impl FnMut(Change<'a>) -> Result<bool, KvError>,
 ) -> Result<(), KvError> {
     let mut rows = view.rows(view.families().changes, None, ReadOptions::default());
     rows.seek(change_key(from.revision, from.number));
@@ -112,25 +177,12 @@ pub(super) fn each_change(
         let number = row.last_chunk().copied().map_or(0, u32::from_be_bytes);
         let Noted { kind, key, .. } = decode_change(change)?;
         let at = Position { revision, number };
-        if !each(Change { at, kind, key: Bytes::copy_from_slice(key) })? {
+        if !each(Change { view, at, kind, key: Bytes::copy_from_slice(key) })? {
             return Ok(());
         }
         rows.next();
     }
     rows.status().map_err(KvError::storage("reading what has changed"))
-}
-
-/// What happened by `change`.
-pub(super) fn event(view: &View<'_>, change: &Change, prev_kv: bool) -> Result<Event, KvError> {
-    let Change { at: Position { revision, .. }, kind, key } = change;
-    let prev_kv =
-        if prev_kv && kind.has_old() { Some(ended_by(view, key, *revision)?) } else { None };
-    Ok(match kind {
-        ChangeKind::Created | ChangeKind::Modified => {
-            Event { kind: EventKind::Put, kv: written_by(view, key, *revision)?, prev_kv }
-        }
-        ChangeKind::Deleted => Event::deletion(key.clone(), *revision, prev_kv),
-    })
 }
 
 /// The record of `key` that `revision` replaced or deleted.

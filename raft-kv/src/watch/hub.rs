@@ -1,7 +1,8 @@
 //! The hub hands each event, as it happens, to whoever wants it.
 //!
-//! One thread, which sleeps until the state machine rings. It reads the new changes in order, finds for
-//! each key who wants to know of it, reads the event once for all of them and puts it into their queues.
+//! One thread, which sleeps until the state machine rings. It takes the new changes in order, from memory if
+//! they are still there, finds for each key who wants to know of it, makes the event once for all of them and
+//! puts it into their queues.
 //! A queue has a limit, and so have all together: whoever is over it has lost its seat, from a revision
 //! on which it is told, and reads history from there.
 
@@ -18,8 +19,9 @@ use crate::error::KvError;
 use crate::model::Revision;
 use crate::reader::Live;
 use crate::scan::View;
+use crate::unwritten;
 
-use super::history::{self, Change, Position, Wanted};
+use super::history::{self, Change, Happened, Position, Wanted};
 use super::index::{Interests, SeatId};
 use super::{Event, Watched};
 
@@ -169,17 +171,34 @@ impl Hub {
     /// Hands out some of what is new. `false` if there is nothing more.
     fn hand_out(&self, live: &Live) -> bool {
         let mut shared = self.lock();
-        if shared.seats.is_empty() || live.state().revision < shared.next {
+        let through = live.state().revision;
+        if shared.seats.is_empty() || through < shared.next {
             return false;
         }
         let store = live.store();
-        let handed = View::new(&store).and_then(|view| self.hand_out_of(&view, &mut shared));
+        let handed = match store.unwritten().changes(shared.next, through, HAND_OUT_CHANGES) {
+            Some(changes) => self.hand_out_fresh(changes, &mut shared),
+            None => View::new(&store).and_then(|view| self.hand_out_of(&view, &mut shared)),
+        };
         if let Err(error) = handed {
             // Whoever reads history hears of it.
             tracing::error!(%error, "watchers cannot be told what has changed");
             self.clear(&mut shared);
         }
         true
+    }
+
+    /// Hands out what comes next: whole revisions.
+    fn hand_out_fresh(
+        &self,
+        changes: Vec<unwritten::Change>,
+        shared: &mut Shared,
+    ) -> Result<(), KvError> {
+        for of_revision in changes.chunk_by(|a, b| a.revision == b.revision) {
+            self.tell(shared, of_revision)?;
+            shared.next = of_revision[0].revision.next();
+        }
+        Ok(())
     }
 
     fn hand_out_of(&self, view: &View<'_>, shared: &mut Shared) -> Result<(), KvError> {
@@ -189,12 +208,12 @@ impl Hub {
             return Ok(());
         }
         let mut revision = shared.next;
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<Change<'_>> = Vec::new();
         let mut left = HAND_OUT_CHANGES;
         let mut stopped = None;
         history::each_change(view, Position::of(revision), |change| {
             if change.at.revision > revision {
-                self.tell(view, shared, std::mem::take(&mut changes))?;
+                self.tell(shared, &std::mem::take(&mut changes))?;
                 revision = change.at.revision;
                 if left == 0 {
                     stopped = Some(revision);
@@ -205,26 +224,19 @@ impl Hub {
             changes.push(change);
             Ok(true)
         })?;
-        self.tell(view, shared, changes)?;
+        self.tell(shared, &changes)?;
         shared.next = stopped.unwrap_or_else(|| view.state().revision.next());
         Ok(())
     }
 
     /// Tells of the changes of one revision.
-    fn tell(
-        &self,
-        view: &View<'_>,
-        shared: &mut Shared,
-        changes: Vec<Change>,
-    ) -> Result<(), KvError> {
+    fn tell(&self, shared: &mut Shared, changes: &[impl Happened]) -> Result<(), KvError> {
         let mut news: BTreeMap<SeatId, Vec<Arc<Event>>> = BTreeMap::new();
-        let Some(revision) = changes.first().map(|change| change.at.revision) else {
-            return Ok(());
-        };
+        let Some(revision) = changes.first().map(Happened::revision) else { return Ok(()) };
         for change in changes {
             let Shared { seats, interests, .. } = shared;
             let (mut plain, mut with_prev) = (Vec::new(), Vec::new());
-            interests.of(&change.key, |id| {
+            interests.of(change.key(), |id| {
                 let Some(seat) = seats.get(&id) else { return };
                 if seat.from <= revision && seat.wanted.filter.passes(change.event_kind()) {
                     let among = if seat.wanted.prev_kv { &mut with_prev } else { &mut plain };
@@ -235,7 +247,7 @@ impl Hub {
                 if ids.is_empty() {
                     continue;
                 }
-                let event = Arc::new(history::event(view, &change, prev_kv)?);
+                let event = Arc::new(change.event(prev_kv)?);
                 ids.into_iter().for_each(|id| news.entry(id).or_default().push(event.clone()));
             }
         }
