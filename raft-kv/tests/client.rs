@@ -28,6 +28,8 @@ enum Act {
     Lose,
     /// Nothing happens at all, until the client gives up.
     Hang,
+    /// It answers as the state of the cluster says, after this time.
+    Linger(Duration),
     /// Bytes come back that are no reply.
     Garble,
 }
@@ -60,9 +62,14 @@ impl Channel for Fake {
         deadline: Instant,
     ) -> Result<Bytes, ChannelError> {
         let request = Request::decode(&request).unwrap();
-        let act = self.0.lock().unwrap().act(endpoint, request);
+        let mut act = self.0.lock().unwrap().act(endpoint, request.clone());
         let message = format!("{endpoint}: scripted");
+        if let Act::Linger(time) = act {
+            tokio::time::sleep(time).await;
+            act = self.0.lock().unwrap().answer_now(endpoint, request);
+        }
         match act {
+            Act::Linger(_) => unreachable!("it is over"),
             Act::Say(body) => Ok(self.reply(endpoint, body).encode()),
             Act::NotSent(kind) => Err(ChannelError::NotSent { kind, message }),
             Act::Lose => Err(ChannelError::Lost { message }),
@@ -159,6 +166,11 @@ impl Cluster {
         {
             return act;
         }
+        Act::Say(self.answer(endpoint, belief, request))
+    }
+
+    fn answer_now(&mut self, endpoint: &str, request: Request) -> Act {
+        let belief = self.beliefs[endpoint];
         Act::Say(self.answer(endpoint, belief, request))
     }
 
@@ -624,4 +636,38 @@ async fn a_leader_that_falls_silent_is_left_once_there_is_another() {
     let cluster = fake.0.lock().unwrap();
     let lookouts = cluster.asked.iter().filter(|(_, request)| *request == Request::Members).count();
     assert!(lookouts < 40, "{lookouts} questions");
+}
+
+/// Who takes long is not gone. To ask everybody else each time would make a busy cluster slower still: with a
+/// connection each, a thousand clients did nothing else any more.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_always_slow_is_not_suspected_each_time() {
+    let fake = Fake::new(3);
+    let client = fake.session_client(&[1, 2, 3]);
+    client.put("k", "v").await.unwrap();
+    fake.attempts();
+    fake.script(1, vec![Act::Linger(Duration::from_millis(120)); 50]);
+    for _ in 0..50 {
+        client.put("k", "v").await.unwrap();
+    }
+    let others = fake.attempts().into_iter().filter(|endpoint| endpoint != "n1").count();
+    assert!((1..=8).contains(&others), "they were asked {others} times");
+
+    // If it goes now, that is noticed a little later.
+    fake.down(1, Act::Hang);
+    fake.believe(2, Some(2), 2);
+    fake.believe(3, Some(2), 2);
+    let start = tokio::time::Instant::now();
+    client.put("k", "v").await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+
+    // Among quick answers a slow one is looked into at once again.
+    for _ in 0..20 {
+        client.put("k", "v").await.unwrap();
+    }
+    fake.down(2, Act::Hang);
+    fake.believe(3, Some(3), 3);
+    let start = tokio::time::Instant::now();
+    client.put("k", "v").await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(110), "{:?}", start.elapsed());
 }

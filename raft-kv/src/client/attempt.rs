@@ -151,7 +151,7 @@ impl<C: Channel> Client<C> {
                 return next;
             }
         }
-        let deadline = journey.attempt_deadline();
+        let (deadline, begun) = (journey.attempt_deadline(), Instant::now());
         let call = self.call(endpoint, request.clone(), deadline);
         let reply = match journey.kind {
             // What can be sent again need not wait for a leader that is gone.
@@ -177,6 +177,7 @@ impl<C: Channel> Client<C> {
                 let mut directory = self.directory();
                 if journey.kind != Kind::Anyone {
                     directory.on_led(endpoint, header.term);
+                    directory.on_answer_after(begun.elapsed());
                 }
                 if let Answer::Members(members) = &answer {
                     directory.on_members(members);
@@ -273,17 +274,18 @@ impl<C: Channel> Client<C> {
     async fn overthrown(&self, endpoint: &str) {
         let since = self.directory().led_until(endpoint);
         loop {
-            tokio::time::sleep(SUSPICION).await;
+            let patience = self.directory().patience();
+            tokio::time::sleep(patience).await;
             let ask = {
                 let mut directory = self.directory();
                 let now = Instant::now();
                 if directory.leads_elsewhere(endpoint, since) {
                     return;
                 }
-                if directory.is_fresh(endpoint, now, SUSPICION) {
+                if directory.is_fresh(endpoint, now, patience) {
                     continue;
                 }
-                directory.begin_lookout(endpoint, now, SUSPICION)
+                directory.begin_lookout(endpoint, now)
             };
             let mut calls = JoinSet::new();
             for other in ask {
@@ -499,8 +501,6 @@ pub(super) fn jittered(pause: Duration) -> Duration {
 
 /// A node that has answered within this time is taken to be alive.
 const FRESH: Duration = Duration::from_secs(1);
-/// A leader that says nothing for so long may be gone; that is looked into about so often.
-const SUSPICION: Duration = Duration::from_millis(50);
 /// How long others may take to say who leads.
 const LOOKOUT: Duration = Duration::from_millis(200);
 /// The least and the most that one repeatable attempt takes at first.

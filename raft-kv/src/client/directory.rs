@@ -31,6 +31,8 @@ pub(crate) struct Directory {
     silent: BTreeSet<String>,
     /// When others were last asked who leads, because a leader said nothing.
     looked_out: Option<Instant>,
+    /// For how long a leader may say nothing before that happens.
+    patience: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Directory {
             denied: BTreeMap::new(),
             silent: BTreeSet::new(),
             looked_out: None,
+            patience: PATIENCE_LEAST,
         }
     }
 
@@ -97,14 +100,22 @@ impl Directory {
             .is_some_and(|leader| leader.address != endpoint && leader.term >= since)
     }
 
-    /// Whom to ask about the silence of `endpoint`. Nobody, if others were asked within `span` before `now`.
-    pub(crate) fn begin_lookout(
-        &mut self,
-        endpoint: &str,
-        now: Instant,
-        span: Duration,
-    ) -> BTreeSet<String> {
-        if self.looked_out.is_some_and(|at| now.duration_since(at) < span) {
+    /// For how long a leader may say nothing before others are asked about it: a few times as long as its answers
+    /// took lately.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// A leader has answered after this time. One slow answer makes patient for some that follow: who is busy is
+    /// not slow each time.
+    pub(crate) fn on_answer_after(&mut self, time: Duration) {
+        let expected = (4 * time).clamp(PATIENCE_LEAST, PATIENCE_MOST);
+        self.patience = expected.max(self.patience * 3 / 4);
+    }
+
+    /// Whom to ask about the silence of `endpoint`. Nobody, if others were asked a moment before `now`.
+    pub(crate) fn begin_lookout(&mut self, endpoint: &str, now: Instant) -> BTreeSet<String> {
+        if self.looked_out.is_some_and(|at| now.duration_since(at) < self.patience) {
             return BTreeSet::new();
         }
         self.looked_out = Some(now);
@@ -223,6 +234,9 @@ fn is_plausible(address: &str) -> bool {
     !address.is_empty() && address.len() <= ADDRESS_BYTES
 }
 
+/// The least and the most that a leader may say nothing before others are asked about it.
+const PATIENCE_LEAST: Duration = Duration::from_millis(50);
+const PATIENCE_MOST: Duration = Duration::from_secs(1);
 /// More members than any cluster has. A node cannot make a client remember more.
 const MEMBERS: usize = 64;
 /// So many endpoints may be known of before those that are not members are forgotten.
